@@ -1,0 +1,142 @@
+/*
+ * context.h - the layout of a stopped fiber's stack, shared by C and assembly.
+ *
+ * A stopped fiber is one stack pointer. It points at:
+ *   +0   mxcsr (4), x87 control word (2), padding
+ *   +8   r15 r14 r13 r12 rbx rbp
+ *   +56  return address
+ * Caller-saved registers are dead (the C ABI) or kept by whoever cares: vector
+ * registers by weft_park for fibers that came through a site, general registers
+ * by the site's entry.
+ */
+#pragma once
+
+#define WEFT_CTX_SIZE 64
+
+/*
+ * struct weft_regs: the general registers at a site, pushed by weft_site_entry.
+ * A new fiber made by clone/clone3 starts from such a frame.
+ */
+#define WEFT_REGS_R15    0
+#define WEFT_REGS_R14    8
+#define WEFT_REGS_R13    16
+#define WEFT_REGS_R12    24
+#define WEFT_REGS_RBP    32
+#define WEFT_REGS_RBX    40
+#define WEFT_REGS_R9     48
+#define WEFT_REGS_R8     56
+#define WEFT_REGS_R10    64
+#define WEFT_REGS_RDX    72
+#define WEFT_REGS_RSI    80
+#define WEFT_REGS_RDI    88
+#define WEFT_REGS_RAX    96
+#define WEFT_REGS_RAW    104 /* r11 of the thunk: address of its own syscall */
+#define WEFT_REGS_UNUSED 112 /* keeps the stack aligned */
+#define WEFT_REGS_RSP    120 /* the caller's stack pointer */
+#define WEFT_REGS_RIP    128 /* the original address after the syscall */
+#define WEFT_REGS_SIZE   136
+#define WEFT_RED_ZONE    128
+
+/* First words of struct carrier, reached through GS base. */
+#define WEFT_GS_SELF     0
+#define WEFT_GS_CURRENT  8
+
+/* Numbers the dispatch table knows; anything above goes to the kernel. */
+#define WEFT_SYSCALL_TABLE_SIZE 512
+
+/* Fields of struct fiber that signal.S touches; checked in signals.c. */
+#define WEFT_FIBER_IN_WEFT   0x28
+#define WEFT_FIBER_ATTENTION 0x2c
+
+#ifndef __ASSEMBLER__
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct weft_regs {
+	uint64_t r15, r14, r13, r12, rbp, rbx, r9, r8, r10, rdx, rsi, rdi;
+	uint64_t rax;
+	uint64_t raw;
+	uint64_t unused;
+	uint64_t rsp;
+	uint64_t rip;
+};
+
+#ifndef __cplusplus
+_Static_assert(sizeof(struct weft_regs) == WEFT_REGS_SIZE, "regs");
+_Static_assert(offsetof(struct weft_regs, raw) == WEFT_REGS_RAW, "regs");
+_Static_assert(offsetof(struct weft_regs, rip) == WEFT_REGS_RIP, "regs");
+#endif
+
+/*
+ * Saves the running context's stack pointer in *save and continues at `load`,
+ * a stack pointer saved the same way. Returns when somebody switches back.
+ */
+void weft_switch(void **save, void *load);
+
+/* Prepares a first stack that calls fn(arg) at its first switch. fn never returns. */
+void *weft_context_make(void *stack_top, void (*fn)(void *), void *arg);
+/*
+ * Prepares a first stack for the child of clone/clone3: all registers as in
+ * `regs` but rax = 0 and rsp = stack_top, continuing after the thunk's syscall.
+ */
+void *weft_context_make_clone(void *stack_top, const struct weft_regs *regs);
+
+/*
+ * The vector state of a fiber that stopped at a site, where nothing may change.
+ * The usual case (only XMM in use) costs sixteen moves; anything else goes
+ * through XSAVEC into `area` (weft_vector_size() bytes, 64-byte aligned).
+ */
+size_t weft_vector_size(void);
+void weft_vector_init(void);
+void weft_vector_save(void *area);
+void weft_vector_restore(const void *area);
+
+static inline uintptr_t weft_rdgsbase(void)
+{
+	uintptr_t v;
+
+	__asm__ volatile("rdgsbase %0" : "=r"(v));
+	return v;
+}
+
+static inline void weft_wrgsbase(uintptr_t v)
+{
+	__asm__ volatile("wrgsbase %0" : : "r"(v) : "memory");
+}
+
+static inline uintptr_t weft_rdfsbase(void)
+{
+	uintptr_t v;
+
+	__asm__ volatile("rdfsbase %0" : "=r"(v));
+	return v;
+}
+
+static inline void weft_wrfsbase(uintptr_t v)
+{
+	__asm__ volatile("wrfsbase %0" : : "r"(v) : "memory");
+}
+
+static inline uint64_t weft_tsc(void)
+{
+	uint32_t lo, hi;
+
+	__asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi));
+	return (uint64_t)hi << 32 | lo;
+}
+
+long weft_clone_thread(unsigned long flags, void *stack_top, void (*fn)(void *), void *arg);
+
+/* Reads the 32-bit word at p; 0, or -EFAULT when the page is not readable. */
+int weft_load_user(const uint32_t *p, uint32_t *ret);
+/* For the SIGSEGV handler: where to continue when *rip faulted in weft_load_user. */
+extern const char weft_load_user_insn[], weft_load_user_fixup[];
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* !__ASSEMBLER__ */

@@ -1,0 +1,187 @@
+/*
+ * carrier.c - kernel threads that run fibers, their memory and their descriptors.
+ *
+ * A carrier is made with a bare clone(2), not with pthread_create: glibc does not
+ * know it, does not count it, keeps no list entry, no TLS and no rseq area for
+ * it, and fork's reclaim_stacks cannot touch its stack. That is sound because a
+ * carrier by itself never runs a line of libc; its FS base, whenever no fiber is
+ * loaded, points at a small block that only holds the self pointers and the
+ * guard words that compiled code might read.
+ *
+ * Carriers never exit: requests of an exited thread fail instead of completing,
+ * and PR_SET_PDEATHSIG of children would fire.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+
+#include "sched_impl.h"
+#include "signals.h"
+
+enum {
+	PAGE = 4096,
+	SCHED_STACK = 64 * 1024,
+	SIGNAL_STACK = 64 * 1024, /* room for AVX-512 and AMX frames */
+	TCB_SIZE = 1024,
+};
+
+/*
+ * One mapping per carrier: [guard | scheduler stack | guard | signal stack |
+ * thread control block, struct carrier].
+ */
+static size_t carrier_bytes(void)
+{
+	size_t body = TCB_SIZE + sizeof(struct carrier);
+
+	return 2 * PAGE + SCHED_STACK + SIGNAL_STACK + ((body + PAGE - 1) & ~(size_t)(PAGE - 1));
+}
+
+static char *carrier_base(struct carrier *c)
+{
+	return (char *)c - TCB_SIZE - SIGNAL_STACK - PAGE - SCHED_STACK - PAGE;
+}
+
+/* What code compiled for glibc may read through FS: tcb, self, canary, pointer guard. */
+static void init_tcb(uintptr_t tcb)
+{
+	uintptr_t like = weft_rt.config.fs_template;
+	uint64_t *t = (uint64_t *)tcb;
+
+	t[0] = tcb;
+	t[2] = tcb;
+	if (like) {
+		t[5] = ((const uint64_t *)like)[5]; /* fs:0x28 */
+		t[6] = ((const uint64_t *)like)[6]; /* fs:0x30 */
+	}
+}
+
+/*
+ * Moves a descriptor to where no program looks: between the soft and the hard
+ * limit when there is room (numbers there are invalid for the program), else to
+ * the highest free ones. The caller is the only thread.
+ */
+static int move_high(int fd)
+{
+	struct rlimit rl, raised;
+	long r = -EMFILE;
+
+	if (weft_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, (long)&rl) == 0) {
+		raised = rl;
+		raised.rlim_cur = rl.rlim_max;
+		/* Very high limits would make the kernel grow its table a lot. */
+		if (raised.rlim_cur > 1 << 20)
+			raised.rlim_cur = rl.rlim_cur > 1 << 20 ? rl.rlim_cur : 1 << 20;
+		if (raised.rlim_cur != rl.rlim_cur)
+			weft_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, (long)&raised, 0);
+		for (long at = (long)raised.rlim_cur - 1; at > fd && at > 2; at--) {
+			if (weft_sys3(SYS_fcntl, at, F_GETFD, 0) != -EBADF)
+				continue;
+			r = weft_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, at);
+			break;
+		}
+		if (raised.rlim_cur != rl.rlim_cur)
+			weft_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, (long)&rl, 0);
+	}
+	if (weft_sys_failed(r))
+		return fd; /* better a low number than none */
+	weft_sys1(SYS_close, fd);
+	return (int)r;
+}
+
+struct carrier *weft_carrier_new(unsigned id, enum carrier_kind kind)
+{
+	long p = weft_sys_map(carrier_bytes(), PROT_NONE, MAP_NORESERVE);
+	char *base = (char *)p;
+	struct carrier *c;
+
+	if (weft_sys_failed(p))
+		return NULL;
+	if (weft_sys3(SYS_mprotect, (long)(base + PAGE), SCHED_STACK, PROT_READ | PROT_WRITE) ||
+		weft_sys3(SYS_mprotect, (long)(base + 2 * PAGE + SCHED_STACK),
+			(long)(carrier_bytes() - 2 * PAGE - SCHED_STACK),
+			PROT_READ | PROT_WRITE)) {
+		weft_sys_unmap(base, carrier_bytes());
+		return NULL;
+	}
+	c = (struct carrier *)(base + 2 * PAGE + SCHED_STACK + SIGNAL_STACK + TCB_SIZE);
+	c->self = c;
+	c->id = id;
+	c->kind = kind;
+	c->event_fd = -1;
+	c->fs_own = (uintptr_t)c - TCB_SIZE;
+	init_tcb(c->fs_own);
+	c->sched_top = base + PAGE + SCHED_STACK;
+	c->signal_stack = base + 2 * PAGE + SCHED_STACK;
+	c->signal_stack_size = SIGNAL_STACK;
+	weft_runq_init(c);
+	weft_timers_init(&c->timers);
+	return c;
+}
+
+int weft_carrier_open(struct carrier *c)
+{
+	long fd;
+	int err = weft_ring_open(&c->ring);
+
+	if (err)
+		return err;
+	weft_ring_set_fd(c->ring, move_high(weft_ring_fd(c->ring)));
+	fd = weft_sys2(SYS_eventfd2, 0, EFD_CLOEXEC);
+	if (weft_sys_failed(fd))
+		return (int)fd;
+	c->event_fd = move_high((int)fd);
+	return 0;
+}
+
+void weft_carrier_free(struct carrier *c)
+{
+	if (!c)
+		return;
+	weft_ring_close(c->ring);
+	if (c->event_fd >= 0)
+		weft_sys1(SYS_close, c->event_fd);
+	weft_timers_free(&c->timers);
+	weft_sys_unmap(carrier_base(c), carrier_bytes());
+}
+
+/* What every kernel thread of weft's does first, on itself. */
+void weft_carrier_enter(struct carrier *c)
+{
+	c->tid = (int)weft_sys0(SYS_gettid);
+	weft_wrgsbase((uintptr_t)c);
+	weft_signals_enter_thread(c);
+}
+
+static void start(void *arg)
+{
+	struct carrier *c = arg;
+	char name[16] = "weft/";
+
+	weft_wrfsbase(c->fs_own);
+	c->fs_loaded = c->fs_own;
+	weft_carrier_enter(c);
+	weft_format_u64(name + 5, c->id);
+	weft_sys2(SYS_prctl, PR_SET_NAME, name);
+	weft_sys2(SYS_prctl, PR_SET_TIMERSLACK, 1);
+	c->entry(c);
+	weft_bug("a carrier returned");
+}
+
+int weft_carrier_spawn(struct carrier *c, void (*fn)(void *))
+{
+	const unsigned long flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND |
+		CLONE_THREAD | CLONE_SYSVSEM;
+	long tid;
+
+	c->entry = fn;
+	if (weft_fault_hits(WEFT_FAULT_CLONE))
+		return -EAGAIN;
+	tid = weft_clone_thread(flags, c->sched_top, start, c);
+	return weft_sys_failed(tid) ? (int)tid : 0;
+}

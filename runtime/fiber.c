@@ -1,0 +1,346 @@
+/*
+ * fiber.c - the table of fibers, their ids, their beginning and end.
+ *
+ * The table grows by chunks and never shrinks: a struct fiber stays readable for
+ * ever, so a stale pointer (a signal sent to a thread that just ended) can be
+ * checked instead of trusted. An id is an index and a generation; freed entries
+ * are reused first-in first-out, and only once KEEP_FREE of them are waiting, so
+ * that an id comes back after tens of thousands of others, like a kernel pid.
+ */
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "sched_impl.h"
+#include "futex.h"
+#include "signals.h"
+
+enum {
+	INDEX_BITS = 21, /* WEFT_FIBER_CHUNK * WEFT_FIBER_CHUNKS */
+	GENERATIONS = (WEFT_TID_MAX - WEFT_TID_MIN) >> INDEX_BITS,
+	KEEP_FREE = 256,
+};
+
+static struct fiber *table_at(uint32_t index)
+{
+	return &weft_rt.chunk[index / WEFT_FIBER_CHUNK][index % WEFT_FIBER_CHUNK];
+}
+
+static struct fiber *table_take(void)
+{
+	struct runtime *rt = &weft_rt;
+	struct fiber *f = NULL;
+
+	weft_lock(&rt->table_lock);
+	if (rt->free_count <= KEEP_FREE &&
+		rt->fresh < (uint32_t)WEFT_FIBER_CHUNK * WEFT_FIBER_CHUNKS) {
+		uint32_t chunk = rt->fresh / WEFT_FIBER_CHUNK;
+
+		if (!rt->chunk[chunk]) {
+			long p = weft_sys_map(sizeof(struct fiber) * WEFT_FIBER_CHUNK,
+				PROT_READ | PROT_WRITE, MAP_NORESERVE);
+
+			if (!weft_sys_failed(p))
+				store_release(&rt->chunk[chunk], (struct fiber *)p);
+		}
+		if (rt->chunk[chunk]) {
+			f = table_at(rt->fresh);
+			f->index = rt->fresh++;
+		}
+	}
+	if (!f && rt->free_head) {
+		f = rt->free_head;
+		rt->free_head = f->qnext;
+		if (!rt->free_head)
+			rt->free_tail = NULL;
+		rt->free_count--;
+	}
+	if (f) {
+		if (++f->generation >= GENERATIONS)
+			f->generation = 0;
+		store_release(&f->tid,
+			WEFT_TID_MIN + (int)(f->generation << INDEX_BITS | f->index) + 1);
+		if (++rt->alive > rt->peak)
+			rt->peak = rt->alive;
+	}
+	weft_unlock(&rt->table_lock);
+	return f;
+}
+
+static void table_give(struct fiber *f)
+{
+	struct runtime *rt = &weft_rt;
+
+	weft_lock(&rt->table_lock);
+	store_release(&f->tid, 0);
+	store_relaxed(&f->state, FIBER_FREE);
+	f->qnext = NULL;
+	if (rt->free_tail)
+		rt->free_tail->qnext = f;
+	else
+		rt->free_head = f;
+	rt->free_tail = f;
+	rt->free_count++;
+	rt->alive--;
+	weft_unlock(&rt->table_lock);
+}
+
+static void reset(struct fiber *f, uintptr_t fs_base)
+{
+	f->fs_base = fs_base;
+	f->carrier = NULL;
+	f->wake = (f->wake & ~(uint32_t)WAKE_STATE) | WEFT_WAKE_BUSY;
+	f->state = FIBER_NEW;
+	f->reason = WEFT_REASON_NONE;
+	f->flags = 0;
+	f->vector_live = 0;
+	f->tried = 0;
+	f->creating = 0;
+	f->in_weft = 0;
+	f->helper = NULL;
+	f->attention = 0;
+	f->interruptible = 0;
+	f->io_carrier = NULL;
+	f->io_pending = 0;
+	f->io_bits = 0;
+	f->again_fd = -1;
+	f->timer_carrier = NULL;
+	f->clear_tid = NULL;
+	f->robust_head = NULL;
+	f->robust_len = 0;
+	f->start_routine = 0;
+	weft_memset(f->name, 0, sizeof f->name);
+	weft_signals_reset(f);
+	store_relaxed(&f->sig_queued, 0);
+}
+
+struct fiber *weft_fiber_new(
+	void *stack_top, uintptr_t fs_base, void (*fn)(void *), void *arg)
+{
+	struct fiber *f = table_take();
+
+	if (!f)
+		return NULL;
+	reset(f, fs_base);
+	f->sp = weft_context_make(stack_top, fn, arg);
+	return f;
+}
+
+struct fiber *weft_fiber_new_clone(
+	void *stack_top, uintptr_t fs_base, const struct weft_regs *regs)
+{
+	struct fiber *f = table_take();
+
+	if (!f)
+		return NULL;
+	reset(f, fs_base);
+	f->sp = weft_context_make_clone(stack_top, regs);
+	return f;
+}
+
+void weft_fiber_start(struct fiber *f)
+{
+	struct carrier *c = (struct carrier *)weft_rdgsbase();
+
+	if (c)
+		weft_count(c, CREATED);
+	weft_unpark(f);
+}
+
+struct fiber *weft_fiber_new_main(void)
+{
+	struct fiber *f = table_take();
+
+	if (!f)
+		return NULL;
+	reset(f, weft_rdfsbase());
+	store_release(&f->tid, weft_rt.pid);
+	f->flags = FIBER_MAIN;
+	f->state = FIBER_RUNNING;
+	return f;
+}
+
+/* ---- the end -------------------------------------------------------------- */
+
+static bool exit_commit(struct fiber *f, void *arg)
+{
+	struct carrier *c = weft_carrier_self();
+	int *clear_tid = f->clear_tid;
+
+	(void)arg;
+	/*
+	 * The thread control block may be unmapped as soon as *clear_tid is 0:
+	 * leave its FS base too, although the scheduler does not use any.
+	 */
+	weft_wrfsbase(c->fs_own);
+	c->fs_loaded = c->fs_own;
+	store_relaxed(&f->state, FIBER_EXITED);
+	if (f->vector_area) {
+		weft_vector_area_put(f->vector_area);
+		f->vector_area = NULL;
+	}
+	weft_signals_drop(f);
+	if (f == weft_rt.main_fiber)
+		store_relaxed(&weft_rt.main_fiber, NULL);
+	weft_count(c, EXITED);
+	table_give(f);
+	if (clear_tid) {
+		store_seq_cst(clear_tid, 0);
+		weft_futex_wake(clear_tid, 1, UINT32_MAX, true);
+	}
+	return true;
+}
+
+void weft_fiber_exit(void)
+{
+	struct fiber *f = weft_fiber_self();
+
+	f->vector_live = 0;
+	weft_futex_walk_robust(f->robust_head, f->robust_len, f->tid);
+	weft_park(WEFT_REASON_EXIT, exit_commit, NULL);
+	weft_bug("an exited fiber ran");
+}
+
+/* ---- asking --------------------------------------------------------------- */
+
+struct fiber *weft_fiber_self(void)
+{
+	struct carrier *c = (struct carrier *)weft_rdgsbase();
+
+	return c ? c->current : NULL;
+}
+
+int weft_fiber_tid(const struct fiber *f)
+{
+	return f->tid;
+}
+
+struct fiber *weft_fiber_main(void)
+{
+	return load_relaxed(&weft_rt.main_fiber);
+}
+
+struct fiber *weft_fiber_by_tid(int tid)
+{
+	if (tid == weft_rt.pid)
+		return weft_fiber_main();
+	if (tid <= WEFT_TID_MIN || tid > WEFT_TID_MAX)
+		return NULL;
+	uint32_t index = (uint32_t)(tid - WEFT_TID_MIN - 1) & ((1u << INDEX_BITS) - 1);
+	struct fiber *chunk = load_acquire(&weft_rt.chunk[index / WEFT_FIBER_CHUNK]);
+
+	if (!chunk)
+		return NULL;
+	struct fiber *f = &chunk[index % WEFT_FIBER_CHUNK];
+
+	return load_acquire(&f->tid) == tid ? f : NULL;
+}
+
+void weft_fiber_set_clear_tid(struct fiber *f, int *word)
+{
+	f->clear_tid = word;
+}
+
+int *weft_fiber_clear_tid(const struct fiber *f)
+{
+	return f->clear_tid;
+}
+
+void weft_fiber_set_vector_live(struct fiber *f, bool live)
+{
+	f->vector_live = live;
+}
+
+void weft_fiber_set_tried(struct fiber *f)
+{
+	f->tried = 1;
+}
+
+bool weft_fiber_take_tried(struct fiber *f)
+{
+	bool tried = f->tried;
+
+	f->tried = 0;
+	return tried;
+}
+
+void weft_fiber_set_robust(struct fiber *f, void *head, size_t len)
+{
+	f->robust_head = head;
+	f->robust_len = len;
+}
+
+void weft_fiber_get_robust(struct fiber *f, void **ret_head, size_t *ret_len)
+{
+	*ret_head = f->robust_head;
+	*ret_len = f->robust_len;
+}
+
+void weft_fiber_set_creating(struct fiber *f, bool creating)
+{
+	f->creating = creating;
+}
+
+bool weft_fiber_is_creating(const struct fiber *f)
+{
+	return f->creating;
+}
+
+void weft_fiber_set_name(struct fiber *f, const char *name)
+{
+	size_t i = 0;
+
+	for (; i < sizeof f->name - 1 && name[i]; i++)
+		f->name[i] = name[i];
+	weft_memset(f->name + i, 0, sizeof f->name - i);
+}
+
+const char *weft_fiber_name(const struct fiber *f)
+{
+	return f->name;
+}
+
+void weft_fiber_set_start(struct fiber *f, uint64_t start_routine)
+{
+	f->start_routine = start_routine;
+}
+
+bool weft_fiber_in_weft(struct fiber *f, bool in)
+{
+	bool was = f->in_weft;
+
+	store_relaxed(&f->in_weft, in);
+	/* A signal handler on this kernel thread reads it: no reordering by gcc. */
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	return was;
+}
+
+/*
+ * A CLONE_VM child (vfork, posix_spawn's) runs with the parent's FS and GS base
+ * and must reach the kernel, while the parent fiber is stopped in its clone. The
+ * child's kernel thread id tells them apart; asking costs a system call, so only
+ * fibers marked by weft_fiber_expect_vm_child pay for it.
+ */
+struct fiber *weft_enter_fiber(void)
+{
+	struct carrier *c = (struct carrier *)weft_rdgsbase();
+
+	if (unlikely(!c))
+		return NULL;
+	struct fiber *f = c->current;
+
+	if (likely(!f || !(f->flags & (FIBER_PASS | FIBER_KEEP_PASS))))
+		return f;
+	if (weft_sys0(SYS_gettid) != c->tid)
+		return NULL;
+	if (f->flags & FIBER_PASS) {
+		/* The child has gone its way, perhaps with the fiber's real mask. */
+		f->flags &= (uint8_t)~FIBER_PASS;
+		weft_signals_undo_exec();
+	}
+	return f;
+}
+
+void weft_fiber_expect_vm_child(struct fiber *f, bool may_outlive)
+{
+	f->flags |= may_outlive ? FIBER_KEEP_PASS | FIBER_PASS : FIBER_PASS;
+}

@@ -1,0 +1,195 @@
+/* fiber_impl.h - the bodies of struct fiber and struct carrier, for runtime/ alone. */
+#pragma once
+#include "arch/x86_64/context.h"
+#include "atomic.h"
+#include "fiber.h"
+#include "list.h"
+#include "lock.h"
+#include "sigstate.h"
+#include "sys.h"
+
+enum { WEFT_SYSCALL_SLOTS = WEFT_SYSCALL_TABLE_SIZE };
+
+enum weft_counter {
+#define WEFT_COUNTER(id, text) WEFT_COUNTER_##id,
+#include "counters.def"
+#undef WEFT_COUNTER
+	WEFT_COUNTERS,
+};
+
+/*
+ * Who owns the stack tells the states apart.
+ *   FREE     in the table's free list; nobody may point at it
+ *   NEW      made, not started: its creator's
+ *   READY    on exactly one queue: whoever takes it off owns it
+ *   RUNNING  on a carrier, which stands on its stack
+ *   PARKED   on no queue; the stack is nobody's; who claims it (`wake`) takes it
+ *   EXITED   left its stack for ever; the carrier in its exit commit owns it
+ */
+enum fiber_state {
+	FIBER_FREE,
+	FIBER_NEW,
+	FIBER_READY,
+	FIBER_RUNNING,
+	FIBER_PARKED,
+	FIBER_EXITED,
+};
+
+enum {
+	FIBER_MAIN = 1,      /* at home on carrier 0; not stolen */
+	FIBER_PASS = 2,      /* a CLONE_VM child may run in its name: check the tid */
+	FIBER_KEEP_PASS = 4, /* ... and it may outlive this call */
+};
+
+enum { WAKE_STATE = 7, WAKE_PARK = 8 };
+
+/* A waiter on a futex word; a kernel thread that is no carrier sleeps in `word`. */
+struct futex_waiter {
+	struct list link;             /* (b) bucket lock */
+	struct futex_bucket *bucket;  /* (b) NULL once dequeued */
+	uintptr_t addr;               /* (b) */
+	uint32_t bitset;              /* (b) */
+	bool shared;                  /* (b) */
+	struct fiber *fiber;          /* (c) or NULL */
+	int word;                     /* (a) native waiters: 0 waiting, 1 woken */
+};
+
+/* Key: (o) the carrier or fiber that owns it, (a) atomic, (c) constant while alive,
+   (t) table lock. */
+struct fiber {
+	void *sp;                /* (o) where it stopped */
+	uintptr_t fs_base;       /* (c) */
+	struct fiber *qnext;     /* link in the one queue that holds it */
+	struct carrier *carrier; /* (o) runs or ran last here; never a helper */
+	int tid;                 /* (c) 0: free */
+	uint32_t wake;           /* (a) number of the park * 8 + enum weft_wake */
+	uint8_t in_weft;         /* (a) signals may not redirect it now */
+	uint8_t state;           /* (a) enum fiber_state */
+	uint8_t reason;          /* (o) enum weft_park_reason */
+	uint8_t flags;           /* (o) FIBER_… */
+	int attention;           /* (a) a signal may be deliverable: look when leaving weft */
+	uint8_t vector_live;     /* (o) came through a site: vector registers matter */
+	uint8_t tried;           /* (o) the front door's first attempt would have blocked */
+	uint8_t creating;        /* (o) inside libc's pthread_create */
+	uint8_t interruptible;   /* (o) a signal may end this park */
+	struct carrier *helper;  /* (a) stands on this helper's kernel thread */
+
+	/* An operation in a ring. Owned by the carrier of that ring. */
+	struct carrier *io_carrier;
+	int io_pending;           /* completions still to come */
+	int io_res;
+	uint8_t io_cancelled;     /* cancel was submitted */
+	uint8_t io_how;           /* enum weft_wake to report */
+	uint64_t io_bits;         /* which of them are still in the ring */
+	int again_fd;             /* (o) where it saw EAGAIN last, or -1 */
+	uint16_t again_events;    /* (o) … and for what */
+
+	/* Timer. */
+	struct carrier *timer_carrier; /* (heap lock) NULL: not armed */
+	uint32_t timer_index;          /* (heap lock) */
+	uint64_t deadline;
+
+	struct futex_waiter fw;
+	void *vector_area; /* (o) from the vector pool, NULL until first needed */
+
+	int *clear_tid;
+	void *robust_head;
+	size_t robust_len;
+
+	uint32_t index;        /* (c) in the table */
+	uint32_t generation;   /* (t) */
+	uint64_t parked_tsc;   /* (o) when the last park began */
+	uint64_t start_routine;
+	char name[16];
+
+	struct sigstate sig;
+	struct fiber *sig_next; /* link in a carrier's list of fibers to interrupt */
+	int sig_queued;         /* (a) is on such a list */
+} __attribute__((aligned(64)));
+
+enum { RUNQ_SIZE = 256 };
+
+/* Single producer (the carrier), consumers: the carrier and thieves. */
+struct runq {
+	uint32_t head; /* (a) moved by whoever takes */
+	uint32_t tail; /* (a) moved by the owner */
+	struct fiber *slot[RUNQ_SIZE];
+};
+
+struct timer_heap {
+	struct weft_lock lock;
+	uint32_t count, room;
+	struct fiber **slot;
+	uint64_t first; /* (a) earliest deadline, WEFT_NO_DEADLINE when empty */
+};
+
+enum carrier_kind { CARRIER_FULL, CARRIER_HELPER };
+
+struct weft_ring;
+
+struct carrier {
+	struct carrier *self;  /* WEFT_GS_SELF */
+	struct fiber *current; /* WEFT_GS_CURRENT; NULL in the scheduler */
+	void *sched_sp;
+	uintptr_t fs_loaded; /* what FS base holds now */
+	uintptr_t fs_own;    /* a thread control block of its own */
+
+	bool (*commit)(struct fiber *, void *);
+	void *commit_arg;
+
+	struct runq runq;
+	struct fiber *spill_head, *spill_tail; /* (spill_lock) the queue's overflow */
+	uint32_t spill_count;
+	struct weft_lock spill_lock;
+
+	struct timer_heap timers;
+	struct weft_ring *ring;
+
+	void *sched_top;     /* (c) its own stack */
+	void *signal_stack;  /* (c) first-level signal handlers run here */
+	size_t signal_stack_size;
+	void (*entry)(void *); /* (c) what its kernel thread runs */
+	unsigned id;
+	enum carrier_kind kind;
+	int tid;      /* kernel thread id */
+	unsigned ticks;  /* fibers taken; every so often the carrier looks outside */
+	unsigned yields; /* yields with nobody to yield to */
+	uint64_t backlog_tsc; /* since when there is more work than this carrier */
+	uint64_t rng;
+
+	uint64_t counters[WEFT_COUNTERS];
+	uint64_t native_calls[WEFT_SYSCALL_SLOTS];
+
+	/* Written by others: away from the hot lines above. */
+	struct fiber *inbox __attribute__((aligned(64))); /* (a) pushed by anyone */
+	struct fiber *sig_inbox;                          /* (a) fibers to interrupt */
+	int sleeping;                                     /* (a) */
+	uint32_t broadcast_done; /* (o) last call made for all threads */
+	int event_fd;
+	uint64_t event_value;
+	struct carrier *helper_next; /* (idle lock) */
+	struct carrier *all_next;    /* (c) every helper ever made */
+	int helper_word;
+} __attribute__((aligned(64)));
+
+#ifndef __cplusplus
+_Static_assert(offsetof(struct fiber, in_weft) == WEFT_FIBER_IN_WEFT, "signal.S");
+_Static_assert(offsetof(struct fiber, attention) == WEFT_FIBER_ATTENTION, "signal.S");
+_Static_assert(offsetof(struct carrier, self) == WEFT_GS_SELF, "gs");
+_Static_assert(offsetof(struct carrier, current) == WEFT_GS_CURRENT, "gs");
+#endif
+
+/*
+ * The carrier below our feet. Read through GS base each time: after a park it
+ * may be another one, and an asm volatile is never merged with an earlier one.
+ */
+static inline struct carrier *weft_carrier_self(void)
+{
+	struct carrier *c;
+
+	__asm__ volatile("movq %%gs:%c1, %0" : "=r"(c) : "i"(WEFT_GS_SELF));
+	return c;
+}
+
+#define weft_count(c, id)        counter_inc(&(c)->counters[WEFT_COUNTER_##id])
+#define weft_count_add(c, id, n) counter_add(&(c)->counters[WEFT_COUNTER_##id], n)

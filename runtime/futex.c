@@ -1,0 +1,519 @@
+/*
+ * futex.c - a wait table keyed by address, FIFO per word.
+ *
+ * A waiter is on one bucket's list from its commit until somebody dequeues it
+ * under the bucket's lock: a waker (who must also win weft_claim, or the waiter
+ * timed out in the same moment and is not counted), or the fiber itself after a
+ * timeout or a signal. `bucket` is NULL once dequeued; a requeue changes it, so
+ * whoever takes a waiter's bucket lock checks it again (as the kernel does with
+ * lock_ptr).
+ *
+ * Comparing and enqueueing happen under the bucket lock, after the fiber has
+ * left its stack, so no wake-up between the two can be lost.
+ */
+#include "futex.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "sched_impl.h"
+
+enum { BUCKETS = 1024, ROBUST_LIMIT = 2048 };
+
+struct futex_bucket {
+	struct weft_lock lock;
+	struct list waiters;
+} __attribute__((aligned(64)));
+
+static struct futex_bucket bucket[BUCKETS];
+
+static struct futex_bucket *bucket_of(uintptr_t addr)
+{
+	uint64_t h = (uint64_t)(addr >> 2) * 0x9e3779b97f4a7c15ull;
+	struct futex_bucket *b = &bucket[h >> 54];
+
+	return b;
+}
+_Static_assert(BUCKETS == 1 << (64 - 54), "the hash's top bits");
+
+/* Zero pages are valid, empty buckets: no initialisation pass over 64 KiB. */
+static void bucket_ready(struct futex_bucket *b)
+{
+	if (unlikely(!b->waiters.next))
+		list_init(&b->waiters);
+}
+
+static void lock_bucket(struct futex_bucket *b)
+{
+	weft_lock(&b->lock);
+	bucket_ready(b);
+}
+
+/* Two buckets in address order. */
+static void lock_two(struct futex_bucket *a, struct futex_bucket *b)
+{
+	lock_bucket(a < b ? a : b);
+	if (a != b)
+		lock_bucket(a < b ? b : a);
+}
+
+static void unlock_two(struct futex_bucket *a, struct futex_bucket *b)
+{
+	weft_unlock(&a->lock);
+	if (a != b)
+		weft_unlock(&b->lock);
+}
+
+static void enqueue(struct futex_bucket *b, struct futex_waiter *w)
+{
+	store_relaxed(&w->bucket, b);
+	list_push_back(&b->waiters, &w->link);
+}
+
+static void dequeue(struct futex_waiter *w)
+{
+	list_remove(&w->link);
+	store_release(&w->bucket, NULL); /* [futex-dequeued] */
+}
+
+/* After a wait that nobody ended by a wake-up. */
+static void withdraw(struct futex_waiter *w)
+{
+	struct futex_bucket *b;
+
+	while ((b = load_acquire(&w->bucket))) { /* [futex-dequeued] */
+		weft_lock(&b->lock);
+		if (load_relaxed(&w->bucket) == b)
+			dequeue(w);
+		weft_unlock(&b->lock);
+	}
+}
+
+/* ---- waiting -------------------------------------------------------------- */
+
+struct wait_arg {
+	uint32_t *word;
+	uint32_t val;
+	uint64_t deadline;
+	long ret;
+};
+
+static bool wait_commit(struct fiber *f, void *arg)
+{
+	struct wait_arg *a = arg;
+	struct futex_bucket *b = bucket_of((uintptr_t)a->word);
+	enum weft_park_state open;
+	uint32_t now;
+
+	/*
+	 * The timer first: once enqueued the fiber may run elsewhere and disarm
+	 * it. It cannot fire before we return, because it fires here.
+	 */
+	weft_timer_arm(f, a->deadline);
+	lock_bucket(b);
+	a->ret = weft_load_user(a->word, &now);
+	if (a->ret == 0 && now != a->val)
+		a->ret = -EAGAIN;
+	if (a->ret) {
+		weft_unlock(&b->lock);
+		return false;
+	}
+	/*
+	 * Queued before it can be claimed: whoever claims it may run it at once,
+	 * and it then withdraws, which waits for this lock.
+	 */
+	enqueue(b, &f->fw);
+	open = weft_park_open(f);
+	if (open == WEFT_PARK_SELF)
+		dequeue(&f->fw);
+	weft_unlock(&b->lock);
+	return open != WEFT_PARK_SELF;
+}
+
+static long wait_fiber(struct fiber *f, struct wait_arg *a, uint32_t bitset, bool shared)
+{
+	enum weft_wake how;
+
+	f->fw.addr = (uintptr_t)a->word;
+	f->fw.bitset = bitset;
+	f->fw.shared = shared;
+	f->fw.fiber = f;
+	f->interruptible = 1;
+	weft_count(weft_carrier_self(), FUTEX_WAITS);
+	how = weft_park(WEFT_REASON_FUTEX, wait_commit, a);
+	f->interruptible = 0;
+	weft_timer_disarm(f);
+	if (a->ret)
+		return a->ret;
+	if (how == WEFT_WAKE_DONE)
+		return 0;
+	withdraw(&f->fw);
+	return how == WEFT_WAKE_TIMEOUT ? -ETIMEDOUT : -EINTR;
+}
+
+/* A kernel thread that is no carrier: same queue, but it sleeps in the kernel. */
+static long wait_native(struct wait_arg *a, uint32_t bitset, bool shared)
+{
+	struct futex_waiter w = {.addr = (uintptr_t)a->word,
+		.bitset = bitset,
+		.shared = shared};
+	struct futex_bucket *b = bucket_of(w.addr);
+	struct timespec ts, *at = NULL;
+	uint32_t now;
+	long r;
+
+	lock_bucket(b);
+	r = weft_load_user(a->word, &now);
+	if (r == 0 && now != a->val)
+		r = -EAGAIN;
+	if (r) {
+		weft_unlock(&b->lock);
+		return r;
+	}
+	enqueue(b, &w);
+	weft_unlock(&b->lock);
+	if (a->deadline != WEFT_NO_DEADLINE) {
+		ts.tv_sec = (time_t)(a->deadline / 1000000000u);
+		ts.tv_nsec = (long)(a->deadline % 1000000000u);
+		at = &ts;
+	}
+	r = 0;
+	while (!load_acquire(&w.word)) {
+		r = weft_sys6(SYS_futex, (long)&w.word,
+			FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, 0, (long)at, 0,
+			FUTEX_BITSET_MATCH_ANY);
+		if (r == -ETIMEDOUT || r == -EINTR)
+			break;
+	}
+	withdraw(&w);
+	/* A wake-up that came while we gave up was counted: it is ours. */
+	return load_acquire(&w.word) ? 0 : r;
+}
+
+long weft_futex_wait(uint32_t *word, uint32_t val, uint32_t bitset, bool shared,
+	uint64_t deadline_ns)
+{
+	struct wait_arg a = {word, val, deadline_ns, 0};
+	struct fiber *f = weft_fiber_self();
+	uint32_t now;
+	long r = weft_load_user(word, &now);
+
+	if (r)
+		return r;
+	if (now != val)
+		return -EAGAIN;
+	if (f)
+		return wait_fiber(f, &a, bitset, shared);
+	return wait_native(&a, bitset, shared);
+}
+
+/* ---- waking --------------------------------------------------------------- */
+
+static bool matches(const struct futex_waiter *w, uintptr_t addr, bool shared)
+{
+	return w->addr == addr && w->shared == shared;
+}
+
+/*
+ * Dequeues w and takes the right to wake it; fibers are collected on *list and
+ * unparked after the lock is dropped. False: it had given up already.
+ */
+static bool take(struct futex_waiter *w, struct fiber ***tail)
+{
+	struct fiber *f = w->fiber;
+
+	if (f) {
+		bool won = weft_claim(f, WEFT_WAKE_DONE);
+
+		if (won) {
+			f->qnext = NULL;
+			**tail = f;
+			*tail = &f->qnext;
+		}
+		dequeue(w);
+		return won;
+	}
+	/*
+	 * The waiter withdraws before it returns, so its frame stays while we hold
+	 * the lock. Its word is set before it is dequeued: a waiter that timed out
+	 * and finds itself dequeued was counted, and must see it.
+	 */
+	int *word = &w->word;
+
+	store_release(word, 1);
+	dequeue(w);
+	weft_sys3(SYS_futex, (long)word, FUTEX_WAKE_PRIVATE, 1);
+	return true;
+}
+
+static int wake_locked(struct futex_bucket *b, uintptr_t addr, int max, uint32_t bitset,
+	bool shared, struct fiber ***tail)
+{
+	int n = 0;
+
+	for (struct list *l = b->waiters.next, *next; l != &b->waiters && n < max; l = next) {
+		struct futex_waiter *w = container_of(l, struct futex_waiter, link);
+
+		next = l->next;
+		if (matches(w, addr, shared) && (w->bitset & bitset))
+			n += take(w, tail);
+	}
+	return n;
+}
+
+static void unpark_all(struct fiber *f, int n)
+{
+	struct carrier *c = (struct carrier *)weft_rdgsbase();
+
+	if (c)
+		weft_count_add(c, FUTEX_WAKES, (unsigned)n);
+	while (f) {
+		struct fiber *next = f->qnext;
+
+		weft_unpark(f);
+		f = next;
+	}
+}
+
+long weft_futex_wake(void *word, int max, uint32_t bitset, bool shared)
+{
+	struct futex_bucket *b = bucket_of((uintptr_t)word);
+	struct fiber *woken = NULL, **tail = &woken;
+	int n;
+
+	/*
+	 * [futex-waiters] A waiter compares the word under this lock, after the
+	 * waker changed it or before it is enqueued; a full fence and an empty
+	 * list therefore mean that nobody waits.
+	 */
+	fence_seq_cst();
+	if (!load_relaxed(&b->waiters.next) || load_relaxed(&b->waiters.next) == &b->waiters)
+		if (!load_relaxed(&b->lock.word))
+			return 0;
+	lock_bucket(b);
+	n = wake_locked(b, (uintptr_t)word, max > 0 ? max : 1, bitset, shared, &tail);
+	weft_unlock(&b->lock);
+	unpark_all(woken, n);
+	return n;
+}
+
+long weft_futex_requeue(uint32_t *word, int wake, int move, uint32_t *to,
+	const uint32_t *val, bool shared)
+{
+	struct futex_bucket *from_b = bucket_of((uintptr_t)word);
+	struct futex_bucket *to_b = bucket_of((uintptr_t)to);
+	struct fiber *woken = NULL, **tail = &woken;
+	int n = 0, moved = 0;
+	uint32_t now = 0;
+
+	if (wake < 0 || move < 0)
+		return -EINVAL;
+	lock_two(from_b, to_b);
+	if (val) {
+		long r = weft_load_user(word, &now);
+
+		if (r == 0 && now != *val)
+			r = -EAGAIN;
+		if (r) {
+			unlock_two(from_b, to_b);
+			return r;
+		}
+	}
+	for (struct list *l = from_b->waiters.next, *next;
+		l != &from_b->waiters && (n < wake || moved < move); l = next) {
+		struct futex_waiter *w = container_of(l, struct futex_waiter, link);
+
+		next = l->next;
+		if (!matches(w, (uintptr_t)word, shared))
+			continue;
+		if (n < wake) {
+			n += take(w, &tail);
+			continue;
+		}
+		moved++;
+		w->addr = (uintptr_t)to;
+		if (from_b != to_b) {
+			list_remove(&w->link);
+			enqueue(to_b, w);
+		}
+	}
+	unlock_two(from_b, to_b);
+	unpark_all(woken, n);
+	/* REQUEUE counts the woken, CMP_REQUEUE both (futex(2)). */
+	return val ? n + moved : n;
+}
+
+/* The operand encoding of FUTEX_OP(), linux/futex.h. */
+static long apply_op(uint32_t *word, uint32_t op, bool *ret_true)
+{
+	uint32_t kind = op >> 28 & 7, cmp = op >> 24 & 15;
+	int32_t oparg = (int32_t)(op << 8) >> 20, cmparg = (int32_t)(op << 20) >> 20;
+	uint32_t old, check;
+	long r = weft_load_user(word, &check);
+
+	if (r)
+		return r;
+	if (op >> 31) { /* FUTEX_OP_OPARG_SHIFT */
+		if (oparg < 0 || oparg > 31)
+			oparg &= 31;
+		oparg = 1 << oparg;
+	}
+	switch (kind) {
+	case FUTEX_OP_SET:
+		old = __atomic_exchange_n(word, (uint32_t)oparg, __ATOMIC_SEQ_CST);
+		break;
+	case FUTEX_OP_ADD:
+		old = __atomic_fetch_add(word, (uint32_t)oparg, __ATOMIC_SEQ_CST);
+		break;
+	case FUTEX_OP_OR:
+		old = __atomic_fetch_or(word, (uint32_t)oparg, __ATOMIC_SEQ_CST);
+		break;
+	case FUTEX_OP_ANDN:
+		old = __atomic_fetch_and(word, ~(uint32_t)oparg, __ATOMIC_SEQ_CST);
+		break;
+	case FUTEX_OP_XOR:
+		old = __atomic_fetch_xor(word, (uint32_t)oparg, __ATOMIC_SEQ_CST);
+		break;
+	default:
+		return -ENOSYS;
+	}
+	switch (cmp) {
+	case FUTEX_OP_CMP_EQ:
+		*ret_true = (int32_t)old == cmparg;
+		return 0;
+	case FUTEX_OP_CMP_NE:
+		*ret_true = (int32_t)old != cmparg;
+		return 0;
+	case FUTEX_OP_CMP_LT:
+		*ret_true = (int32_t)old < cmparg;
+		return 0;
+	case FUTEX_OP_CMP_LE:
+		*ret_true = (int32_t)old <= cmparg;
+		return 0;
+	case FUTEX_OP_CMP_GT:
+		*ret_true = (int32_t)old > cmparg;
+		return 0;
+	case FUTEX_OP_CMP_GE:
+		*ret_true = (int32_t)old >= cmparg;
+		return 0;
+	}
+	return -ENOSYS;
+}
+
+long weft_futex_wake_op(uint32_t *word, int wake, uint32_t *word2, int wake2,
+	uint32_t op, bool shared)
+{
+	struct futex_bucket *b1 = bucket_of((uintptr_t)word);
+	struct futex_bucket *b2 = bucket_of((uintptr_t)word2);
+	struct fiber *woken = NULL, **tail = &woken;
+	bool second = false;
+	int n;
+	long r;
+
+	lock_two(b1, b2);
+	r = apply_op(word2, op, &second);
+	if (r) {
+		unlock_two(b1, b2);
+		return r;
+	}
+	n = wake_locked(b1, (uintptr_t)word, wake > 0 ? wake : 1, UINT32_MAX, shared, &tail);
+	if (second)
+		n += wake_locked(b2, (uintptr_t)word2, wake2 > 0 ? wake2 : 1, UINT32_MAX,
+			shared, &tail);
+	unlock_two(b1, b2);
+	unpark_all(woken, n);
+	return n;
+}
+
+/* ---- robust lists --------------------------------------------------------- */
+
+/* kernel/futex/core.c, handle_futex_death: one word of a dead owner. */
+static void robust_death(uintptr_t entry, long offset, int tid, bool pi, bool pending)
+{
+	uint32_t *word = (uint32_t *)(entry + (uintptr_t)offset), now;
+
+	if ((uintptr_t)word % 4 || weft_load_user(word, &now))
+		return;
+	for (;;) {
+		uint32_t owner = now & FUTEX_TID_MASK;
+
+		if (pending && !pi && !owner) {
+			weft_futex_wake(word, 1, UINT32_MAX, true);
+			weft_futex_wake(word, 1, UINT32_MAX, false);
+			weft_sys3(SYS_futex, (long)word, FUTEX_WAKE, 1);
+			return;
+		}
+		if (owner != (uint32_t)tid)
+			return;
+		uint32_t dead = (now & FUTEX_WAITERS) | FUTEX_OWNER_DIED;
+
+		if (cas_seq_cst(word, &now, dead))
+			break;
+	}
+	if (!pi && (now & FUTEX_WAITERS)) {
+		weft_futex_wake(word, 1, UINT32_MAX, true);
+		weft_futex_wake(word, 1, UINT32_MAX, false);
+		weft_sys3(SYS_futex, (long)word, FUTEX_WAKE, 1);
+	}
+}
+
+static bool load_pointer(uintptr_t at, uintptr_t *ret)
+{
+	uint32_t lo, hi;
+
+	if (weft_load_user((const uint32_t *)at, &lo) ||
+		weft_load_user((const uint32_t *)at + 1, &hi))
+		return false;
+	*ret = (uintptr_t)hi << 32 | lo;
+	return true;
+}
+
+void weft_futex_walk_robust(void *head, size_t len, int tid)
+{
+	uintptr_t h = (uintptr_t)head, entry, pending, next, offset;
+	unsigned limit = ROBUST_LIMIT;
+
+	if (!h || len != sizeof(struct robust_list_head))
+		return;
+	if (!load_pointer(h, &entry) || !load_pointer(h + 8, &offset) ||
+		!load_pointer(h + 16, &pending))
+		return;
+	if ((entry & ~1ul) == h && !pending)
+		return; /* what nearly every thread leaves behind */
+	while ((entry & ~1ul) != h && limit--) {
+		uintptr_t at = entry & ~1ul;
+
+		/* Read on first: the word's new owner may unlink or free it. */
+		if (!load_pointer(at, &next))
+			return;
+		if (at != (pending & ~1ul))
+			robust_death(at, (long)offset, tid, entry & 1, false);
+		entry = next;
+	}
+	if (pending)
+		robust_death(pending & ~1ul, (long)offset, tid, pending & 1, true);
+}
+
+/* ---- fork ----------------------------------------------------------------- */
+
+void weft_futex_lock_all(void)
+{
+	for (int i = 0; i < BUCKETS; i++)
+		weft_lock(&bucket[i].lock);
+}
+
+void weft_futex_unlock_all(void)
+{
+	for (int i = 0; i < BUCKETS; i++)
+		weft_unlock(&bucket[i].lock);
+}
+
+void weft_futex_forget(void)
+{
+	for (int i = 0; i < BUCKETS; i++) {
+		bucket[i].lock.word = 0;
+		bucket[i].waiters.next = NULL;
+	}
+}

@@ -1,0 +1,306 @@
+/*
+ * runtime.c - starting and forgetting the runtime.
+ *
+ * Start-up happens on the program's only thread with every signal blocked. The
+ * kernel threads come last, so that everything before can fail and be undone.
+ */
+#include "runtime.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/mman.h>
+
+#include "sched_impl.h"
+#include "signals.h"
+
+struct runtime weft_rt;
+static struct weft_lock start_lock;
+
+static unsigned count_cpus(void)
+{
+	unsigned long mask[1024 / 64];
+	long n = weft_sys3(SYS_sched_getaffinity, 0, sizeof mask, (long)mask);
+	unsigned cpus = 0;
+
+	for (long i = 0; i < n / 8; i++)
+		for (unsigned long m = mask[i]; m; m &= m - 1)
+			cpus++;
+	return cpus ? cpus : 1;
+}
+
+/* A started carrier's first and only function. */
+static void carrier_main(void *arg)
+{
+	struct carrier *c = arg;
+	int err = weft_ring_enable(c->ring);
+
+	if (err)
+		weft_bug("a carrier could not enable its ring");
+	weft_ring_arm_event(c->ring, c->event_fd, &c->event_value);
+	weft_sched_loop(c);
+}
+
+static void free_carriers(void)
+{
+	for (unsigned i = 0; i < WEFT_CARRIERS_MAX; i++) {
+		weft_carrier_free(weft_rt.carrier[i]);
+		weft_rt.carrier[i] = NULL;
+	}
+	weft_rt.carriers = 0;
+}
+
+int weft_runtime_start(const struct weft_config *config, const char **ret_what)
+{
+	struct runtime *rt = &weft_rt;
+	struct carrier *home;
+	unsigned n;
+	int err;
+
+	rt->config = *config;
+	rt->pid = (int)weft_sys0(SYS_getpid);
+	rt->cpus = count_cpus();
+	n = config->carriers ? config->carriers : rt->cpus < 2 ? 2 : rt->cpus;
+	if (n > WEFT_CARRIERS_MAX)
+		n = WEFT_CARRIERS_MAX;
+	weft_vector_init();
+
+	*ret_what = "memory for a carrier";
+	for (unsigned i = 0; i < n; i++) {
+		rt->carrier[i] = weft_carrier_new(i, CARRIER_FULL);
+		err = -ENOMEM;
+		if (!rt->carrier[i])
+			goto out_carriers;
+	}
+	*ret_what = "io_uring";
+	for (unsigned i = 0; i < n; i++) {
+		err = weft_carrier_open(rt->carrier[i]);
+		if (err)
+			goto out_carriers;
+	}
+	*ret_what = "enabling a ring";
+	home = rt->carrier[0];
+	err = weft_ring_enable(home->ring);
+	if (err)
+		goto out_carriers;
+	*ret_what = "memory for fibers";
+	err = -ENOMEM;
+	rt->main_fiber = weft_fiber_new_main();
+	if (!rt->main_fiber)
+		goto out_carriers;
+
+	/* This thread is carrier 0 from here on, and stands on the main fiber's stack. */
+	home->sched_sp = weft_context_make(home->sched_top, weft_sched_home, home);
+	home->fs_loaded = rt->main_fiber->fs_base;
+	home->current = rt->main_fiber;
+	rt->main_fiber->carrier = home;
+	*ret_what = "the signal thread";
+	err = weft_signals_start();
+	if (err)
+		goto out_main;
+	weft_carrier_enter(home);
+	weft_ring_arm_event(home->ring, home->event_fd, &home->event_value);
+	rt->carriers = n;
+	store_release(&rt->running, true);
+
+	*ret_what = "a carrier's kernel thread";
+	for (unsigned i = 1; i < n; i++) {
+		err = weft_carrier_spawn(rt->carrier[i], carrier_main);
+		if (err && i == 1)
+			goto out_running;
+		if (err) {
+			/* Fewer carriers are fewer cores, not another behaviour. */
+			rt->carriers = i;
+			for (unsigned k = i; k < n; k++) {
+				weft_carrier_free(rt->carrier[k]);
+				rt->carrier[k] = NULL;
+			}
+			break;
+		}
+	}
+	*ret_what = NULL;
+	return 0;
+
+out_running:
+	store_release(&rt->running, false);
+	weft_wrgsbase(0);
+	weft_signals_stop();
+out_main:
+	rt->main_fiber = NULL;
+out_carriers:
+	free_carriers();
+	return err;
+}
+
+int weft_runtime_spawn(void (*fn)(void *))
+{
+	struct carrier *c = weft_carrier_new(3000, CARRIER_HELPER);
+	int err;
+
+	if (!c)
+		return -ENOMEM;
+	err = weft_carrier_spawn(c, fn);
+	if (err)
+		weft_carrier_free(c);
+	return err;
+}
+
+bool weft_runtime_running(void)
+{
+	return load_acquire(&weft_rt.running);
+}
+
+const struct weft_config *weft_runtime_config(void)
+{
+	return &weft_rt.config;
+}
+
+unsigned weft_runtime_cpus(void)
+{
+	return weft_rt.cpus;
+}
+
+/* ---- fork ----------------------------------------------------------------- */
+
+void weft_runtime_lock_all(void)
+{
+	weft_lock(&start_lock);
+	weft_lock(&weft_rt.table_lock);
+	weft_signals_lock();
+	weft_futex_lock_all();
+	for (unsigned i = 0; i < weft_rt.carriers; i++) {
+		weft_lock(&weft_rt.carrier[i]->timers.lock);
+		weft_lock(&weft_rt.carrier[i]->spill_lock);
+	}
+	weft_stacks_lock();
+	weft_offload_lock();
+}
+
+void weft_runtime_unlock_all(void)
+{
+	weft_offload_unlock();
+	weft_stacks_unlock();
+	for (unsigned i = weft_rt.carriers; i--;) {
+		weft_unlock(&weft_rt.carrier[i]->spill_lock);
+		weft_unlock(&weft_rt.carrier[i]->timers.lock);
+	}
+	weft_futex_unlock_all();
+	weft_signals_unlock();
+	weft_unlock(&weft_rt.table_lock);
+	weft_unlock(&start_lock);
+}
+
+/*
+ * The child is one kernel thread with a copy of everything. The parent's fibers
+ * stay in the table as memory that is never used again; their stacks belong to
+ * libc, whose reclaim_stacks gives them to its cache.
+ */
+void weft_runtime_forget(void)
+{
+	struct runtime *rt = &weft_rt;
+
+	for (unsigned i = 0; i < rt->carriers; i++) {
+		struct carrier *c = rt->carrier[i];
+
+		weft_ring_forget(c->ring);
+		weft_sys1(SYS_close, c->event_fd);
+		rt->carrier[i] = NULL;
+	}
+	rt->carriers = 0;
+	rt->helpers = NULL;
+	rt->sleepers = 0;
+	rt->main_fiber = NULL;
+	for (int i = 0; i < WEFT_FIBER_CHUNKS; i++)
+		rt->chunk[i] = NULL;
+	rt->fresh = rt->free_count = rt->alive = rt->peak = 0;
+	rt->free_head = rt->free_tail = NULL;
+	weft_futex_forget();
+	weft_offload_forget();
+	weft_signals_forget();
+	weft_runtime_unlock_all();
+	weft_wrgsbase(0);
+	store_release(&rt->running, false);
+}
+
+/* ---- descriptors ---------------------------------------------------------- */
+
+bool weft_runtime_owns_fd(int fd)
+{
+	if (!load_acquire(&weft_rt.running))
+		return false;
+	for (unsigned i = 0; i < weft_rt.carriers; i++) {
+		struct carrier *c = weft_rt.carrier[i];
+
+		if (fd == c->event_fd || fd == weft_ring_fd(c->ring))
+			return true;
+	}
+	return false;
+}
+
+int weft_runtime_move_fd(int fd)
+{
+	for (unsigned i = 0; i < weft_rt.carriers; i++) {
+		struct carrier *c = weft_rt.carrier[i];
+		bool event = fd == c->event_fd;
+		long to;
+
+		if (!event && fd != weft_ring_fd(c->ring))
+			continue;
+		/*
+		 * The other carrier may be inside a call with the old number: that
+		 * call holds the file. The old number is the program's from now on.
+		 */
+		to = weft_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, fd > 64 ? fd / 2 : 3);
+		if (weft_sys_failed(to))
+			return (int)to;
+		if (event)
+			store_release(&c->event_fd, (int)to);
+		else
+			weft_ring_set_fd(c->ring, (int)to);
+		return 0;
+	}
+	return 0;
+}
+
+bool weft_runtime_fd_range(int *ret_low, int *ret_high)
+{
+	int low = -1, high = -1;
+
+	if (!load_acquire(&weft_rt.running))
+		return false;
+	for (unsigned i = 0; i < weft_rt.carriers; i++) {
+		struct carrier *c = weft_rt.carrier[i];
+		int fd[2] = {c->event_fd, weft_ring_fd(c->ring)};
+
+		for (int k = 0; k < 2; k++) {
+			low = low < 0 || fd[k] < low ? fd[k] : low;
+			high = fd[k] > high ? fd[k] : high;
+		}
+	}
+	*ret_low = low;
+	*ret_high = high;
+	return low >= 0;
+}
+
+/* ---- counting ------------------------------------------------------------- */
+
+void weft_count_native(unsigned nr)
+{
+	struct carrier *c = (struct carrier *)weft_rdgsbase();
+
+	if (c && nr < WEFT_SYSCALL_SLOTS)
+		counter_inc(&c->native_calls[nr]);
+}
+
+void weft_count_mutex_contended(void)
+{
+	struct carrier *c = (struct carrier *)weft_rdgsbase();
+
+	if (c)
+		weft_count(c, MUTEX_CONTENDED);
+}
+
+void weft_count_first_try(void)
+{
+	weft_count(weft_carrier_self(), FIRST_TRIES);
+}

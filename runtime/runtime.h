@@ -1,0 +1,104 @@
+/*
+ * runtime.h - starting the runtime, and what the rooms above it may ask of it.
+ *
+ * The runtime knows no libc name and no LD_PRELOAD: a unit test links it into an
+ * ordinary program and starts it by hand.
+ */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "fiber.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct weft_config {
+	unsigned carriers;  /* 0: one per CPU of the affinity mask, at least two */
+	bool stress_migrate;
+	bool stress_wouldblock;
+	bool stress_shuffle;
+	uint64_t seed;
+	uintptr_t fs_template; /* a thread control block whose guard words carriers copy */
+	uint64_t initial_mask; /* the main thread's signal mask before the start */
+};
+
+/*
+ * Turns the calling kernel thread into carrier 0 and its thread into the main
+ * fiber, and starts the other carriers. All or nothing: on failure (-ENOMEM,
+ * -ENOSYS, -EPERM, -EMFILE, …) nothing is left and *ret_what names what failed.
+ * The caller has every signal blocked, and no other thread exists.
+ */
+int weft_runtime_start(const struct weft_config *config, const char **ret_what);
+bool weft_runtime_running(void);
+/* A kernel thread of weft's own for `fn`, which never returns and calls no libc. */
+int weft_runtime_spawn(void (*fn)(void *));
+/*
+ * In a fork child: forgets every carrier, ring and fiber of the parent and turns
+ * the calling fiber's thread back into an ordinary one. The runtime can be
+ * started again later.
+ */
+void weft_runtime_forget(void);
+/* Taken around fork so that the child finds no lock of weft's held. */
+void weft_runtime_lock_all(void);
+void weft_runtime_unlock_all(void);
+
+const struct weft_config *weft_runtime_config(void);
+/* How many CPUs the affinity mask had at the start. */
+unsigned weft_runtime_cpus(void);
+/* Is `fd` one of weft's own descriptors? */
+bool weft_runtime_owns_fd(int fd);
+/* Gives one of weft's descriptors another number: the program wants this one. */
+int weft_runtime_move_fd(int fd);
+/* The lowest and highest of weft's own descriptors; false when there are none. */
+bool weft_runtime_fd_range(int *ret_low, int *ret_high);
+
+/* ---- the calling fiber, seen from the doors ------------------------------- */
+
+/*
+ * The fiber that calls, or NULL when this kernel thread is no carrier or a
+ * CLONE_VM child (vfork, posix_spawn) runs in the fiber's name: then the call
+ * belongs to the kernel.
+ */
+struct fiber *weft_enter_fiber(void);
+/* The door it came through: true when vector registers are live (a site). */
+void weft_fiber_set_vector_live(struct fiber *f, bool live);
+/* A vfork-like clone follows: until the parent is seen again, bypass. */
+void weft_fiber_expect_vm_child(struct fiber *f, bool may_outlive);
+/* The front door tried already: skip the first attempt once. */
+void weft_fiber_set_tried(struct fiber *f);
+bool weft_fiber_take_tried(struct fiber *f);
+void weft_fiber_set_robust(struct fiber *f, void *head, size_t len);
+void weft_fiber_get_robust(struct fiber *f, void **ret_head, size_t *ret_len);
+/* libc's pthread_create runs: the mappings it makes now are stacks. */
+void weft_fiber_set_creating(struct fiber *f, bool creating);
+bool weft_fiber_is_creating(const struct fiber *f);
+void weft_fiber_set_name(struct fiber *f, const char *name);
+const char *weft_fiber_name(const struct fiber *f);
+void weft_fiber_set_start(struct fiber *f, uint64_t start_routine);
+/* Signals may (false) or may not (true) redirect the fiber at this instruction. */
+bool weft_fiber_in_weft(struct fiber *f, bool in);
+
+/*
+ * Runs fn(arg) of the calling fiber on a helper kernel thread that may block, and
+ * comes back to a carrier. Returns what fn returned, or -EAGAIN when no helper
+ * could be made (then fn did not run).
+ */
+long weft_offload(long (*fn)(void *arg), void *arg);
+
+/* Can words shared with other processes be waited for in the ring (Linux 6.7)? */
+bool weft_ring_can_futex(void);
+
+/* ---- counting ------------------------------------------------------------- */
+
+void weft_count_native(unsigned nr);
+void weft_count_mutex_contended(void);
+void weft_count_first_try(void);
+/* Writes the statistics as text lines to fd. */
+void weft_stats_write(int fd);
+
+#ifdef __cplusplus
+}
+#endif

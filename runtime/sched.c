@@ -1,0 +1,558 @@
+/*
+ * sched.c - which fiber runs where, and the one place where stacks are switched.
+ *
+ * A carrier alternates between its scheduler's stack and one fiber's. It takes
+ * from its own FIFO queue first; new and woken fibers go to the queue of the
+ * carrier that made or woke them, because waking another core costs more here
+ * (8 us of the waker's time, 17-30 us until the other runs) than most wake-ups
+ * are worth. Another carrier is woken only when a backlog has lasted
+ * BACKLOG_NS, and takes the older half.
+ *
+ * Sleeping and posting are a store-before-load race on both sides:
+ *
+ *     poster                          sleeper
+ *     push onto c->inbox              c->sleeping = 1
+ *     (seq_cst)  [inbox-sleep]        (seq_cst)
+ *     c->sleeping set? wake it        inbox empty? sleep
+ *
+ * Impossible must be: the poster sees no sleeper *and* the sleeper sees no work.
+ */
+#include "sched_impl.h"
+
+#include <errno.h>
+
+#include "signals.h"
+
+enum {
+	BACKLOG_NS = 50000, /* how long a queue may stand before another core is woken */
+	POLL_EVERY = 32,    /* switches between two looks at ring, inbox and timers */
+	SPILL_REFILL = RUNQ_SIZE / 2,
+};
+
+/* ---- the bounded queue ---------------------------------------------------- */
+
+static bool runq_push(struct runq *q, struct fiber *f)
+{
+	uint32_t t = q->tail;
+
+	if (t - load_acquire(&q->head) >= RUNQ_SIZE) /* [runq-head] */
+		return false;
+	store_relaxed(&q->slot[t % RUNQ_SIZE], f);
+	store_release(&q->tail, t + 1); /* [runq-tail] the slot is filled first */
+	return true;
+}
+
+static struct fiber *runq_pop(struct runq *q)
+{
+	uint32_t h = load_acquire(&q->head);
+
+	for (;;) {
+		if (h == q->tail)
+			return NULL;
+		struct fiber *f = load_relaxed(&q->slot[h % RUNQ_SIZE]);
+
+		if (cas_acq_rel(&q->head, &h, h + 1)) /* [runq-head] */
+			return f;
+	}
+}
+
+static uint32_t runq_length(const struct runq *q)
+{
+	return load_relaxed(&q->tail) - load_relaxed(&q->head);
+}
+
+/* The spill is where a full queue overflows to, e.g. a broadcast to 100,000. */
+static void spill_push(struct carrier *c, struct fiber *f)
+{
+	f->qnext = NULL;
+	weft_lock(&c->spill_lock);
+	if (c->spill_tail)
+		c->spill_tail->qnext = f;
+	else
+		c->spill_head = f;
+	c->spill_tail = f;
+	store_relaxed(&c->spill_count, c->spill_count + 1);
+	weft_unlock(&c->spill_lock);
+}
+
+static struct fiber *spill_take(struct carrier *c)
+{
+	weft_lock(&c->spill_lock);
+	struct fiber *f = c->spill_head;
+
+	if (f) {
+		c->spill_head = f->qnext;
+		if (!c->spill_head)
+			c->spill_tail = NULL;
+		store_relaxed(&c->spill_count, c->spill_count - 1);
+	}
+	weft_unlock(&c->spill_lock);
+	return f;
+}
+
+static void spill_refill(struct carrier *c)
+{
+	for (int i = 0; i < SPILL_REFILL; i++) {
+		struct fiber *f = spill_take(c);
+
+		if (!f)
+			return;
+		if (!runq_push(&c->runq, f)) {
+			spill_push(c, f);
+			return;
+		}
+	}
+}
+
+void weft_sched_ready(struct carrier *c, struct fiber *f)
+{
+	store_relaxed(&f->state, FIBER_READY);
+	/* Once something has spilled, order is kept by spilling on. */
+	if (unlikely(load_relaxed(&c->spill_count)) || !runq_push(&c->runq, f))
+		spill_push(c, f);
+}
+
+/* ---- from other kernel threads -------------------------------------------- */
+
+void weft_carrier_wake(struct carrier *c)
+{
+	if (!load_seq_cst(&c->sleeping) || !xchg_seq_cst(&c->sleeping, 0))
+		return;
+	if (c->kind == CARRIER_HELPER)
+		return;
+	uint64_t one = 1;
+
+	weft_sys3(SYS_write, c->event_fd, (long)&one, sizeof one);
+	struct carrier *self = (struct carrier *)weft_rdgsbase();
+
+	if (self)
+		weft_count(self, WAKES);
+}
+
+static void inbox_push(struct carrier *c, struct fiber *f)
+{
+	struct fiber *head = load_relaxed(&c->inbox);
+
+	do {
+		f->qnext = head;
+	} while (!cas_seq_cst(&c->inbox, &head, f)); /* [inbox-sleep] */
+}
+
+void weft_sched_post(struct carrier *c, struct fiber *f)
+{
+	store_relaxed(&f->state, FIBER_READY);
+	inbox_push(c, f);
+	weft_carrier_wake(c);
+}
+
+static bool inbox_drain(struct carrier *c)
+{
+	if (!load_relaxed(&c->inbox))
+		return false;
+	struct fiber *f = xchg_acq_rel(&c->inbox, NULL), *rev = NULL;
+
+	while (f) { /* newest first: turn it round */
+		struct fiber *next = f->qnext;
+
+		f->qnext = rev;
+		rev = f;
+		f = next;
+	}
+	while (rev) {
+		struct fiber *next = rev->qnext;
+
+		weft_count(c, REMOTE);
+		weft_sched_ready(c, rev);
+		rev = next;
+	}
+	return true;
+}
+
+/* Fibers whose ring operation a signal wants to end; see weft_interrupt. */
+static bool sig_inbox_drain(struct carrier *c)
+{
+	if (!load_relaxed(&c->sig_inbox))
+		return false;
+	struct fiber *f = xchg_acq_rel(&c->sig_inbox, NULL);
+
+	while (f) {
+		struct fiber *next = f->sig_next;
+
+		store_seq_cst(&f->sig_queued, 0);
+		if (f->io_carrier == c && f->io_pending && f->interruptible)
+			weft_io_abort(c, f, WEFT_WAKE_INTERRUPT);
+		f = next;
+	}
+	return true;
+}
+
+/* ---- stealing ------------------------------------------------------------- */
+
+static uint64_t next_random(struct carrier *c)
+{
+	uint64_t x = c->rng;
+
+	x ^= x << 13;
+	x ^= x >> 7;
+	x ^= x << 17;
+	return c->rng = x;
+}
+
+/* Takes the older half of victim's queue; returns one, the rest goes to c's queue. */
+static struct fiber *steal_from(struct carrier *c, struct carrier *victim)
+{
+	struct runq *q = &victim->runq;
+	uint32_t want = (runq_length(q) + 1) / 2;
+	struct fiber *first = NULL;
+	unsigned got = 0;
+
+	while (want--) {
+		struct fiber *f = runq_pop(q);
+
+		if (!f)
+			break;
+		if (f->flags & FIBER_MAIN) { /* its home is there */
+			weft_sched_post(victim, f);
+			continue;
+		}
+		if (!first)
+			first = f;
+		else
+			weft_sched_ready(c, f);
+		got++;
+	}
+	if (!first && load_relaxed(&victim->spill_count)) {
+		first = spill_take(victim);
+		if (first && first->flags & FIBER_MAIN) {
+			weft_sched_post(victim, first);
+			first = NULL;
+		}
+		got += first != NULL;
+	}
+	if (first) {
+		weft_count(c, STEALS);
+		weft_count_add(c, STOLEN, got);
+	}
+	return first;
+}
+
+static struct fiber *steal(struct carrier *c)
+{
+	unsigned n = weft_rt.carriers, start;
+
+	if (n < 2)
+		return NULL;
+	start = (unsigned)(next_random(c) % n);
+	for (unsigned i = 0; i < n; i++) {
+		struct carrier *v = weft_rt.carrier[(start + i) % n];
+		uint32_t len = runq_length(&v->runq) + load_relaxed(&v->spill_count);
+
+		/*
+		 * A single ready fiber is about to be run by its own carrier, in
+		 * the cache where it is warm: leave it.
+		 */
+		if (v == c || len < 2)
+			continue;
+		struct fiber *f = steal_from(c, v);
+
+		if (f)
+			return f;
+	}
+	return NULL;
+}
+
+/* Wakes one sleeping carrier when our queue has stood for BACKLOG_NS. */
+static void watch_backlog(struct carrier *c)
+{
+	if (likely(!load_relaxed(&weft_rt.sleepers)))
+		return;
+	if (runq_length(&c->runq) + load_relaxed(&c->spill_count) < 2) {
+		c->backlog_tsc = 0;
+		return;
+	}
+	/* On one CPU another carrier would only take turns with this one. */
+	if (weft_rt.cpus < 2)
+		return;
+	uint64_t now = weft_tsc();
+
+	if (!c->backlog_tsc) {
+		c->backlog_tsc = now;
+		return;
+	}
+	/* The TSC runs at 2-4 GHz on every machine with FSGSBASE: 2.5 is near enough. */
+	if (now - c->backlog_tsc < BACKLOG_NS * 5ull / 2)
+		return;
+	c->backlog_tsc = now;
+	for (unsigned i = 0; i < weft_rt.carriers; i++) {
+		struct carrier *v = weft_rt.carrier[i];
+
+		if (v != c && load_relaxed(&v->sleeping)) {
+			weft_carrier_wake(v);
+			return;
+		}
+	}
+}
+
+/* ---- the loop ------------------------------------------------------------- */
+
+static void look_outside(struct carrier *c)
+{
+	inbox_drain(c);
+	sig_inbox_drain(c);
+	if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE)
+		weft_timers_run(c, weft_now_ns());
+	if (weft_ring_pending(c->ring))
+		weft_ring_flush(c);
+}
+
+/* Sleeps until something is posted, a completion arrives or a timer is due. */
+static void idle(struct carrier *c)
+{
+	uint64_t deadline;
+
+	store_seq_cst(&c->sleeping, 1); /* [inbox-sleep] */
+	__atomic_add_fetch(&weft_rt.sleepers, 1, __ATOMIC_SEQ_CST);
+	deadline = load_seq_cst(&c->timers.first);
+	if (!load_seq_cst(&c->inbox) && !load_seq_cst(&c->sig_inbox)) {
+		weft_count(c, SLEEPS);
+		weft_ring_wait(c, deadline);
+	}
+	store_seq_cst(&c->sleeping, 0);
+	__atomic_sub_fetch(&weft_rt.sleepers, 1, __ATOMIC_SEQ_CST);
+}
+
+static struct fiber *next_fiber(struct carrier *c)
+{
+	struct fiber *f;
+
+	if (unlikely(++c->ticks % POLL_EVERY == 0))
+		look_outside(c);
+	for (;;) {
+		if (unlikely(weft_rt.config.stress_shuffle))
+			for (uint64_t k = next_random(c) % 4; k--;) {
+				f = runq_pop(&c->runq);
+				if (f)
+					weft_sched_ready(c, f);
+			}
+		f = runq_pop(&c->runq);
+		if (likely(f)) {
+			watch_backlog(c);
+			return f;
+		}
+		if (load_relaxed(&c->spill_count)) {
+			spill_refill(c);
+			continue;
+		}
+		c->backlog_tsc = 0;
+		if (inbox_drain(c) || sig_inbox_drain(c))
+			continue;
+		if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE &&
+			weft_timers_run(c, weft_now_ns()))
+			continue;
+		if (weft_ring_reap(c))
+			continue;
+		f = steal(c);
+		if (f)
+			return f;
+		idle(c);
+	}
+}
+
+/* The fiber has left its stack; only now may others find it. False: run it on. */
+static bool left_stack(struct carrier *c, struct fiber *f)
+{
+	c->current = NULL;
+	store_relaxed(&f->state, FIBER_PARKED);
+	return c->commit(f, c->commit_arg);
+}
+
+void weft_sched_run_fiber(struct carrier *c, struct fiber *f)
+{
+	do {
+		if (likely(c->kind == CARRIER_FULL))
+			f->carrier = c;
+		store_relaxed(&f->state, FIBER_RUNNING);
+		if (f->fs_base != c->fs_loaded) {
+			weft_wrfsbase(f->fs_base);
+			c->fs_loaded = f->fs_base;
+		}
+		c->current = f;
+		weft_count(c, SWITCHES);
+		weft_switch(&c->sched_sp, f->sp);
+	} while (!left_stack(c, f));
+}
+
+void weft_sched_loop(void *arg)
+{
+	struct carrier *c = arg;
+
+	for (;;)
+		weft_sched_run_fiber(c, next_fiber(c));
+}
+
+/* Carrier 0's scheduler begins when the main fiber parks for the first time. */
+void weft_sched_home(void *arg)
+{
+	struct carrier *c = arg;
+	struct fiber *f = c->current;
+
+	if (!left_stack(c, f))
+		weft_sched_run_fiber(c, f);
+	weft_sched_loop(c);
+}
+
+/* ---- park and unpark ------------------------------------------------------ */
+
+enum weft_wake weft_park(enum weft_park_reason reason,
+	bool (*commit)(struct fiber *, void *), void *arg)
+{
+	struct carrier *c = weft_carrier_self();
+	struct fiber *f = c->current;
+	bool vector = f->vector_live;
+
+	if (unlikely(f->sig.mask != f->sig.published))
+		weft_signals_publish(f);
+	f->reason = (uint8_t)reason;
+	store_relaxed(&f->wake, (f->wake & ~WAKE_STATE) + WAKE_PARK + WEFT_WAKE_BUSY);
+	if (vector) {
+		if (unlikely(!f->vector_area))
+			f->vector_area = weft_vector_area_get();
+		weft_vector_save(f->vector_area);
+		weft_count(c, VECTOR_SAVES);
+	}
+	c->commit = commit;
+	c->commit_arg = arg;
+	weft_switch(&f->sp, c->sched_sp);
+	/* Another carrier, perhaps: c is stale from here on. */
+	if (vector)
+		weft_vector_restore(f->vector_area);
+	f->reason = WEFT_REASON_NONE;
+	return (enum weft_wake)(load_relaxed(&f->wake) & WAKE_STATE);
+}
+
+bool weft_claim(struct fiber *f, enum weft_wake how)
+{
+	uint32_t w = load_acquire(&f->wake);
+
+	return (w & WAKE_STATE) == WEFT_WAKE_NONE &&
+		cas_seq_cst(&f->wake, &w, w + (uint32_t)how);
+}
+
+/* A park that nobody can claim (ring operations): its only waker says how. */
+void weft_park_finish(struct fiber *f, enum weft_wake how)
+{
+	store_relaxed(&f->wake, (f->wake & ~WAKE_STATE) + (uint32_t)how);
+}
+
+/*
+ * Signals and parking race like sleeping and posting do:
+ *
+ *     sender                          parking fiber's commit
+ *     attention = 1               wake = NONE
+ *     (seq_cst)  [attention-open]     (seq_cst)
+ *     claim                           attention set? claim ourselves
+ */
+enum weft_park_state weft_park_open(struct fiber *f)
+{
+	uint32_t none = (f->wake & ~WAKE_STATE) + WEFT_WAKE_NONE;
+	bool interruptible = f->interruptible;
+
+	/*
+	 * After the store the fiber may be running elsewhere, even be parked
+	 * again: the park's number in the word keeps us from claiming that one.
+	 */
+	store_seq_cst(&f->wake, none);
+	if (likely(!interruptible || !load_seq_cst(&f->attention)))
+		return WEFT_PARK_OPEN;
+	return cas_seq_cst(&f->wake, &none, none + WEFT_WAKE_INTERRUPT) ? WEFT_PARK_SELF
+									 : WEFT_PARK_TAKEN;
+}
+
+/* WEFT_STRESS=migrate: the carrier after the one it ran on. */
+static struct carrier *elsewhere(struct fiber *f)
+{
+	unsigned id = f->carrier ? f->carrier->id : 0;
+
+	return weft_rt.carrier[(id + 1) % weft_rt.carriers];
+}
+
+void weft_unpark(struct fiber *f)
+{
+	struct carrier *c = (struct carrier *)weft_rdgsbase();
+
+	if (unlikely(f->flags & FIBER_MAIN)) {
+		if (c != weft_rt.carrier[0]) {
+			weft_sched_post(weft_rt.carrier[0], f);
+			return;
+		}
+	} else if (unlikely(weft_rt.config.stress_migrate)) {
+		struct carrier *to = elsewhere(f);
+
+		if (to != c) {
+			weft_sched_post(to, f);
+			return;
+		}
+	}
+	if (likely(c && c->kind == CARRIER_FULL)) {
+		weft_sched_ready(c, f);
+		return;
+	}
+	/* From a helper or a native thread: back to where it ran last. */
+	c = f->carrier ? f->carrier : weft_rt.carrier[f->index % weft_rt.carriers];
+	weft_sched_post(c, f);
+}
+
+static bool yield_commit(struct fiber *f, void *arg)
+{
+	(void)arg;
+	weft_unpark(f);
+	return true;
+}
+
+static bool sleep_commit(struct fiber *f, void *arg)
+{
+	weft_timer_arm(f, *(const uint64_t *)arg);
+	return weft_park_open(f) != WEFT_PARK_SELF;
+}
+
+enum weft_wake weft_sleep_until(uint64_t deadline_ns)
+{
+	struct fiber *f = weft_fiber_self();
+	enum weft_wake how;
+
+	f->interruptible = 1;
+	how = weft_park(WEFT_REASON_SLEEP, sleep_commit, &deadline_ns);
+	f->interruptible = 0;
+	weft_timer_disarm(f);
+	return how;
+}
+
+void weft_yield(void)
+{
+	struct carrier *c = weft_carrier_self();
+
+	/*
+	 * Alone here: look outside only now and then, but then let the kernel run
+	 * others too. The one who sets the flag we spin on may be on another
+	 * carrier of the same CPU.
+	 */
+	if (!runq_length(&c->runq) && !load_relaxed(&c->spill_count) &&
+		!weft_rt.config.stress_migrate) {
+		if (++c->yields % POLL_EVERY)
+			return;
+		weft_sys0(SYS_sched_yield);
+		c->ticks = POLL_EVERY - 1;
+	}
+	weft_park(WEFT_REASON_YIELD, yield_commit, NULL);
+}
+
+void weft_runq_init(struct carrier *c)
+{
+	c->runq.head = c->runq.tail = 0;
+	c->spill_head = c->spill_tail = NULL;
+	c->spill_count = 0;
+	c->inbox = NULL;
+	c->sig_inbox = NULL;
+	c->rng = (weft_rt.config.seed ? weft_rt.config.seed : 0x9e3779b97f4a7c15ull) +
+		(c->id + 1) * 0xbf58476d1ce4e5b9ull;
+}

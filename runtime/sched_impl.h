@@ -1,0 +1,101 @@
+/* sched_impl.h - what the runtime's own files share about scheduling. */
+#pragma once
+#include "fiber_impl.h"
+#include "runtime.h"
+
+enum {
+	WEFT_CARRIERS_MAX = 64,
+	WEFT_FIBER_CHUNK = 1024,
+	WEFT_FIBER_CHUNKS = 2048, /* two million fibers */
+};
+
+struct runtime {
+	bool running;
+	struct weft_config config;
+	unsigned cpus;
+	unsigned carriers;                      /* (c) */
+	struct carrier *carrier[WEFT_CARRIERS_MAX]; /* (c) */
+	unsigned sleepers;                      /* (a) carriers asleep */
+	struct carrier *helpers;                /* every helper ever made, for the stats */
+	struct fiber *main_fiber;
+	int pid;
+
+	struct weft_lock table_lock;
+	struct fiber *chunk[WEFT_FIBER_CHUNKS]; /* (t) grows; entries constant once set */
+	uint32_t fresh;                         /* (t) next index never used */
+	uint32_t free_count;                    /* (t) */
+	struct fiber *free_head, *free_tail;    /* (t) FIFO, so that ids come back late */
+	uint32_t alive, peak;                   /* (t) */
+};
+extern struct runtime weft_rt;
+
+/* carrier.c */
+struct carrier *weft_carrier_new(unsigned id, enum carrier_kind kind);
+void weft_carrier_free(struct carrier *c);
+int weft_carrier_open(struct carrier *c); /* its ring and descriptors */
+void weft_carrier_enter(struct carrier *c);
+int weft_carrier_spawn(struct carrier *c, void (*fn)(void *));
+
+/* sched.c */
+void weft_sched_run_fiber(struct carrier *c, struct fiber *f);
+void weft_sched_loop(void *carrier);
+void weft_sched_home(void *carrier); /* the same, begun by a fiber's first park */
+void weft_sched_ready(struct carrier *c, struct fiber *f); /* on c's own thread */
+void weft_sched_post(struct carrier *c, struct fiber *f);  /* from anywhere */
+void weft_carrier_wake(struct carrier *c);
+void weft_runq_init(struct carrier *c);
+void weft_park_finish(struct fiber *f, enum weft_wake how);
+
+/* fiber.c */
+struct fiber *weft_fiber_new_main(void);
+
+/* stack.c: where a fiber keeps its vector registers; pooled after its end. */
+void *weft_vector_area_get(void);
+void weft_vector_area_put(void *area);
+
+/* timer.c */
+void weft_timers_init(struct timer_heap *h);
+void weft_timers_free(struct timer_heap *h);
+int weft_timers_run(struct carrier *c, uint64_t now);
+
+/* ring.c */
+int weft_ring_open(struct weft_ring **ret);
+int weft_ring_enable(struct weft_ring *r);
+void weft_ring_close(struct weft_ring *r);
+void weft_ring_forget(struct weft_ring *r);
+int weft_ring_fd(const struct weft_ring *r);
+void weft_ring_set_fd(struct weft_ring *r, int fd); /* a duplicate's number */
+void weft_ring_arm_event(struct weft_ring *r, int fd, uint64_t *value);
+void weft_ring_poll(struct weft_ring *r, int fd, unsigned events, uint64_t user_data);
+void weft_ring_accept(struct weft_ring *r, int fd, void *addr, void *addrlen, int flags,
+	uint64_t user_data);
+void weft_ring_connect(
+	struct weft_ring *r, int fd, const void *addr, unsigned len, uint64_t user_data);
+void weft_ring_recv(struct weft_ring *r, int fd, void *buf, size_t len, int flags,
+	uint64_t user_data);
+void weft_ring_futex_wait(struct weft_ring *r, uint32_t *word, uint32_t val,
+	uint32_t bitset, uint64_t user_data);
+void weft_ring_cancel(struct weft_ring *r, uint64_t target);
+bool weft_ring_pending(const struct weft_ring *r); /* something to submit or reap */
+bool weft_ring_reap(struct carrier *c);            /* what is there already */
+void weft_ring_flush(struct carrier *c);           /* submit, run task work, reap */
+void weft_ring_wait(struct carrier *c, uint64_t deadline_ns);
+
+/* io.c: a completion. */
+void weft_io_complete(struct carrier *c, uint64_t user_data, int res);
+/* io.c: the fiber's operations in its carrier's ring are to end. */
+void weft_io_abort(struct carrier *c, struct fiber *f, enum weft_wake how);
+
+/* futex.c */
+void weft_futex_lock_all(void);
+void weft_futex_unlock_all(void);
+void weft_futex_forget(void);
+
+/* offload.c */
+void weft_offload_lock(void);
+void weft_offload_unlock(void);
+void weft_offload_forget(void);
+
+/* stack.c */
+void weft_stacks_lock(void);
+void weft_stacks_unlock(void);

@@ -1,0 +1,178 @@
+/*
+ * timer.c - deadlines of parked fibers: a 4-ary heap on each carrier.
+ *
+ * A fiber arms its timer in the commit of its park, on the carrier it parks on.
+ * The timer fires there; the fiber may be woken by others and then disarms it
+ * from wherever it runs, hence the lock. Firing claims the fiber (weft_claim), so
+ * a wake-up and a timeout can never both win. A fiber with operations in a ring
+ * is not claimed: its operations are cancelled and the completion reports the
+ * timeout, because the ring still points at it.
+ */
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "sched_impl.h"
+
+enum { FANOUT = 4, FIRST_ROOM = 512 };
+
+static void place(struct timer_heap *h, uint32_t i, struct fiber *f)
+{
+	h->slot[i] = f;
+	f->timer_index = i;
+}
+
+static void sift_up(struct timer_heap *h, uint32_t i, struct fiber *f)
+{
+	while (i > 0) {
+		uint32_t up = (i - 1) / FANOUT;
+
+		if (h->slot[up]->deadline <= f->deadline)
+			break;
+		place(h, i, h->slot[up]);
+		i = up;
+	}
+	place(h, i, f);
+}
+
+static void sift_down(struct timer_heap *h, uint32_t i, struct fiber *f)
+{
+	for (;;) {
+		uint32_t child = i * FANOUT + 1, best = child;
+
+		if (child >= h->count)
+			break;
+		for (uint32_t k = child + 1; k < child + FANOUT && k < h->count; k++)
+			if (h->slot[k]->deadline < h->slot[best]->deadline)
+				best = k;
+		if (h->slot[best]->deadline >= f->deadline)
+			break;
+		place(h, i, h->slot[best]);
+		i = best;
+	}
+	place(h, i, f);
+}
+
+static void publish_first(struct timer_heap *h)
+{
+	store_seq_cst(&h->first, h->count ? h->slot[0]->deadline : WEFT_NO_DEADLINE);
+}
+
+static bool grow(struct timer_heap *h)
+{
+	uint32_t room = h->room ? h->room * 2 : FIRST_ROOM;
+	long p = weft_sys_map(
+		room * sizeof *h->slot, PROT_READ | PROT_WRITE, MAP_NORESERVE);
+
+	if (weft_sys_failed(p))
+		return false;
+	if (h->slot) {
+		weft_memcpy((void *)p, h->slot, h->count * sizeof *h->slot);
+		weft_sys_unmap(h->slot, h->room * sizeof *h->slot);
+	}
+	h->slot = (struct fiber **)p;
+	h->room = room;
+	return true;
+}
+
+void weft_timers_init(struct timer_heap *h)
+{
+	h->first = WEFT_NO_DEADLINE;
+}
+
+void weft_timers_free(struct timer_heap *h)
+{
+	if (h->slot)
+		weft_sys_unmap(h->slot, h->room * sizeof *h->slot);
+	h->slot = NULL;
+	h->count = h->room = 0;
+	h->first = WEFT_NO_DEADLINE;
+}
+
+void weft_timer_arm(struct fiber *f, uint64_t deadline_ns)
+{
+	if (deadline_ns == WEFT_NO_DEADLINE)
+		return;
+	struct carrier *c = weft_carrier_self();
+	struct timer_heap *h = &c->timers;
+
+	weft_lock(&h->lock);
+	/*
+	 * No memory for a deadline. The room doubles, so this is the 512th, 1024th…
+	 * sleeper of a process that has no page left; there is no error a sleeping
+	 * call could return instead, and never waking up would be worse.
+	 */
+	if (unlikely(h->count == h->room) && !grow(h))
+		weft_bug("out of memory while arming a timer");
+	f->deadline = deadline_ns;
+	f->timer_carrier = c;
+	sift_up(h, h->count++, f);
+	publish_first(h);
+	weft_unlock(&h->lock);
+}
+
+static void remove_at(struct timer_heap *h, uint32_t i)
+{
+	struct fiber *last = h->slot[--h->count];
+
+	if (i == h->count)
+		return;
+	if (i > 0 && last->deadline < h->slot[(i - 1) / FANOUT]->deadline)
+		sift_up(h, i, last);
+	else
+		sift_down(h, i, last);
+}
+
+void weft_timer_disarm(struct fiber *f)
+{
+	struct carrier *c = load_relaxed(&f->timer_carrier);
+
+	/* Only the fiber itself arms, and it is the one that disarms. */
+	if (!c)
+		return;
+	struct timer_heap *h = &c->timers;
+
+	weft_lock(&h->lock);
+	if (f->timer_carrier) {
+		remove_at(h, f->timer_index);
+		store_relaxed(&f->timer_carrier, NULL);
+		publish_first(h);
+	}
+	weft_unlock(&h->lock);
+}
+
+/* Fires what is due on c; returns how many. Runs on c's own scheduler. */
+int weft_timers_run(struct carrier *c, uint64_t now)
+{
+	struct timer_heap *h = &c->timers;
+	int fired = 0;
+
+	if (load_relaxed(&h->first) > now)
+		return 0;
+	for (;;) {
+		struct fiber *f = NULL;
+		bool claimed = false;
+
+		weft_lock(&h->lock);
+		if (h->count && h->slot[0]->deadline <= now) {
+			f = h->slot[0];
+			remove_at(h, 0);
+			/*
+			 * Claimed under the lock: once timer_carrier is NULL the
+			 * fiber may run on, park again and even end.
+			 */
+			if (!f->io_pending)
+				claimed = weft_claim(f, WEFT_WAKE_TIMEOUT);
+			else
+				weft_io_abort(c, f, WEFT_WAKE_TIMEOUT);
+			store_relaxed(&f->timer_carrier, NULL);
+			publish_first(h);
+		}
+		weft_unlock(&h->lock);
+		if (!f)
+			return fired;
+		weft_count(c, TIMEOUTS);
+		fired++;
+		if (claimed)
+			weft_unpark(f);
+	}
+}

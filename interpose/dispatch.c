@@ -1,0 +1,191 @@
+/*
+ * dispatch.c - the back door: a system call that arrived at a patched site.
+ *
+ * Runs on the caller's own stack with a few hundred bytes, general registers
+ * only. The loop below is the whole life of a call: the handler does it or parks;
+ * signals that became due run their handlers here, as ordinary code of the fiber;
+ * then the call restarts or ends, as signal(7) says.
+ */
+#include "dispatch.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <stddef.h>
+
+#include "../runtime/atomic.h"
+#include "../runtime/futex.h"
+#include "../runtime/signals.h"
+#include "../runtime/sys.h"
+#include "sites.h"
+
+typedef long handler_fn(struct weft_call *c);
+
+static const struct {
+	handler_fn *fn;
+	bool restarts;
+} table[WEFT_SYSCALL_TABLE_SIZE] = {
+#define WEFT_SYSCALL(name, class, restarts, handler)                                     \
+	[SYS_##name] = {sys_##handler, restarts},
+#include "syscalls.def"
+#undef WEFT_SYSCALL
+};
+
+const uint8_t weft_syscall_class[WEFT_SYSCALL_TABLE_SIZE] = {
+#define WEFT_SYSCALL(name, class, restarts, handler) [SYS_##name] = WEFT_##class,
+#include "syscalls.def"
+#undef WEFT_SYSCALL
+};
+
+const char *weft_syscall_name(unsigned nr)
+{
+	static const char *const names[WEFT_SYSCALL_TABLE_SIZE] = {
+#define WEFT_SYSCALL(name, class, restarts, handler) [SYS_##name] = #name,
+#include "syscalls.def"
+#undef WEFT_SYSCALL
+	};
+
+	return nr < WEFT_SYSCALL_TABLE_SIZE ? names[nr] : NULL;
+}
+
+long weft_call_plain(const struct weft_call *c)
+{
+	const struct weft_regs *r = c->regs;
+
+	return weft_sys6((long)r->rax, (long)r->rdi, (long)r->rsi, (long)r->rdx,
+		(long)r->r10, (long)r->r8, (long)r->r9);
+}
+
+struct offloaded {
+	const int *attention;
+	long nr;
+	long args[6];
+};
+
+static long make_offloaded(void *arg)
+{
+	struct offloaded *o = arg;
+
+	return weft_sys_interruptible(o->attention, o->nr, o->args);
+}
+
+long weft_call_offload(const struct weft_call *c)
+{
+	const struct weft_regs *r = c->regs;
+	struct offloaded o = {
+		.attention = weft_signals_attention_word(c->fiber),
+		.nr = (long)r->rax,
+		.args = {(long)r->rdi, (long)r->rsi, (long)r->rdx, (long)r->r10,
+			(long)r->r8, (long)r->r9},
+	};
+
+	weft_count_native((unsigned)r->rax);
+	return weft_offload(make_offloaded, &o);
+}
+
+/*
+ * Kernel threads that are no carriers: native threads of the process, and weft's
+ * own children of clone. Of their calls only those matter that meet fibers.
+ */
+static long dispatch_native(struct weft_call *c)
+{
+	switch (c->regs->rax) {
+	case SYS_futex:
+		return sys_futex(c);
+	case SYS_rt_sigaction:
+		return sys_rt_sigaction(c);
+	case SYS_tgkill:
+		return sys_tgkill(c);
+	case SYS_tkill:
+		return sys_tkill(c);
+	case SYS_kill:
+		return sys_kill(c);
+	case SYS_close:
+		return sys_close(c);
+	case SYS_dup2:
+	case SYS_dup3:
+		return sys_dup2(c);
+	case SYS_close_range:
+		return sys_close_range(c);
+	case SYS_exit_group:
+		return sys_exit_group(c);
+	default:
+		return WEFT_RAW;
+	}
+}
+
+static void done(struct weft_regs *r, long ret)
+{
+	r->rax = (uint64_t)ret;
+	r->raw += 2; /* past the thunk's own syscall */
+}
+
+static void dispatch_fiber(struct weft_call *c)
+{
+	struct weft_regs *r = c->regs;
+	unsigned nr = (unsigned)r->rax;
+	long ret;
+
+	weft_fiber_in_weft(c->fiber, true);
+	weft_fiber_set_vector_live(c->fiber,
+		!(weft_slot_site(weft_slot_of(r->raw))->flags & WEFT_SITE_NO_VECTOR));
+	c->tried = weft_fiber_take_tried(c->fiber);
+	for (;;) {
+		enum weft_delivered d;
+
+		ret = table[nr].fn(c);
+		if (ret == WEFT_RAW) {
+			weft_fiber_in_weft(c->fiber, false);
+			return;
+		}
+		if (likely(ret != -EINTR && !weft_signals_attention(c->fiber)))
+			break;
+		d = weft_signals_deliver(r);
+		weft_fiber_set_vector_live(c->fiber,
+			!(weft_slot_site(weft_slot_of(r->raw))->flags & WEFT_SITE_NO_VECTOR));
+		if (ret != -EINTR)
+			break;
+		if (d == WEFT_DELIVERED_EINTR)
+			break;
+		if (d == WEFT_DELIVERED_RESTART && !table[nr].restarts)
+			break;
+		/* No handler ran, or all of them were installed with SA_RESTART. */
+		c->again = true;
+		c->tried = false;
+	}
+	if (ret == -EINTR || c->again)
+		weft_sig_mask_end();
+	done(r, ret);
+	/* [attention] Cleared first, then looked at: a signal is seen by one of us. */
+	weft_fiber_in_weft(c->fiber, false);
+	while (unlikely(weft_signals_attention(c->fiber))) {
+		weft_fiber_in_weft(c->fiber, true);
+		weft_signals_deliver(r);
+		weft_fiber_in_weft(c->fiber, false);
+	}
+}
+
+void weft_dispatch(struct weft_regs *r);
+
+/* Called by weft_site_entry. */
+__attribute__((used)) void weft_dispatch(struct weft_regs *r)
+{
+	struct weft_call c = {.regs = r};
+
+	if (unlikely(!weft_runtime_running()))
+		return;
+	c.fiber = weft_enter_fiber();
+	if (likely(c.fiber)) {
+		dispatch_fiber(&c);
+		return;
+	}
+	/*
+	 * A CLONE_VM child (GS base of a carrier, but not its kernel thread) must
+	 * not touch anything: its memory is the parent's.
+	 */
+	if (weft_rdgsbase())
+		return;
+	long ret = dispatch_native(&c);
+
+	if (ret != WEFT_RAW)
+		done(r, ret);
+}

@@ -1,0 +1,56 @@
+/*
+ * dispatch.h - system calls that arrive at patched sites; see dispatch.c.
+ */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "../runtime/arch/x86_64/context.h"
+#include "../runtime/runtime.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* One call at a site. Handlers read the arguments from regs, never change them. */
+struct weft_call {
+	struct weft_regs *regs;
+	struct fiber *fiber;
+	uint64_t deadline; /* of a relative time-out: fixed when the call began */
+	bool again;        /* the same call once more, after an interruption */
+	bool tried;        /* the front door's attempt would have blocked */
+};
+
+#define ARG1(c) ((c)->regs->rdi)
+#define ARG2(c) ((c)->regs->rsi)
+#define ARG3(c) ((c)->regs->rdx)
+#define ARG4(c) ((c)->regs->r10)
+#define ARG5(c) ((c)->regs->r8)
+#define ARG6(c) ((c)->regs->r9)
+
+/* The kernel makes this call itself, from the thunk. */
+#define WEFT_RAW (-8192L)
+
+/* The call as it stands, made here (not from the thunk). */
+long weft_call_plain(const struct weft_call *c);
+/* The same on a helper thread; a signal for the fiber ends it with -EINTR. */
+long weft_call_offload(const struct weft_call *c);
+
+enum weft_syscall_kind { WEFT_PASSES, WEFT_EMULATED, WEFT_PARKS, WEFT_OFFLOADED, WEFT_NATIVE };
+extern const uint8_t weft_syscall_class[WEFT_SYSCALL_TABLE_SIZE];
+const char *weft_syscall_name(unsigned nr);
+
+/* An absolute time of any clock, as a deadline on CLOCK_MONOTONIC in ns. */
+struct timespec;
+uint64_t weft_deadline_of(int clock, const struct timespec *t);
+
+/* Called when the process is about to end through exit_group. */
+extern void (*weft_at_exit_group)(void);
+
+#define WEFT_SYSCALL(name, class, restarts, handler) long sys_##handler(struct weft_call *c);
+#include "syscalls.def"
+#undef WEFT_SYSCALL
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,479 @@
+/* sys_io.c - handlers for transfers, connections and multiplexing. */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <time.h>
+
+#include "../runtime/atomic.h"
+#include "../runtime/io.h"
+#include "../runtime/signals.h"
+#include "../runtime/sys.h"
+#include "dispatch.h"
+
+/* ---- transfers ------------------------------------------------------------ */
+
+long sys_read(struct weft_call *c)
+{
+	struct iovec v = {(void *)ARG2(c), ARG3(c)};
+
+	return weft_io_read((int)ARG1(c), &v, 1, c->tried);
+}
+
+long sys_write(struct weft_call *c)
+{
+	struct iovec v = {(void *)ARG2(c), ARG3(c)};
+
+	return weft_io_write((int)ARG1(c), &v, 1, c->tried);
+}
+
+/* A vector the kernel would refuse is refused by the kernel. */
+static bool bad_vector(uintptr_t iov, uint64_t n)
+{
+	uint32_t probe;
+
+	return n == 0 || n > 1024 || weft_load_user((const uint32_t *)iov, &probe) ||
+		weft_load_user((const uint32_t *)(iov + n * sizeof(struct iovec) - 4), &probe);
+}
+
+long sys_readv(struct weft_call *c)
+{
+	if (bad_vector(ARG2(c), ARG3(c)))
+		return weft_call_plain(c);
+	return weft_io_read((int)ARG1(c), (void *)ARG2(c), (int)ARG3(c), c->tried);
+}
+
+long sys_writev(struct weft_call *c)
+{
+	if (bad_vector(ARG2(c), ARG3(c)))
+		return weft_call_plain(c);
+	return weft_io_write((int)ARG1(c), (void *)ARG2(c), (int)ARG3(c), c->tried);
+}
+
+long sys_recvfrom(struct weft_call *c)
+{
+	return weft_io_recv((int)ARG1(c), (void *)ARG2(c), ARG3(c), (int)ARG4(c),
+		(void *)ARG5(c), (void *)ARG6(c), c->tried);
+}
+
+long sys_sendto(struct weft_call *c)
+{
+	return weft_io_send((int)ARG1(c), (void *)ARG2(c), ARG3(c), (int)ARG4(c),
+		(void *)ARG5(c), (unsigned)ARG6(c), c->tried);
+}
+
+static bool bad_msghdr(uintptr_t msg)
+{
+	const struct msghdr *m = (const struct msghdr *)msg;
+	uint32_t probe;
+
+	if (weft_load_user((const uint32_t *)msg, &probe) ||
+		weft_load_user((const uint32_t *)(msg + sizeof *m - 4), &probe))
+		return true;
+	return m->msg_iovlen && bad_vector((uintptr_t)m->msg_iov, m->msg_iovlen);
+}
+
+long sys_recvmsg(struct weft_call *c)
+{
+	if (bad_msghdr(ARG2(c)))
+		return weft_call_plain(c);
+	return weft_io_recvmsg((int)ARG1(c), (void *)ARG2(c), (int)ARG3(c));
+}
+
+long sys_sendmsg(struct weft_call *c)
+{
+	if (bad_msghdr(ARG2(c)))
+		return weft_call_plain(c);
+	return weft_io_sendmsg((int)ARG1(c), (void *)ARG2(c), (int)ARG3(c));
+}
+
+static bool bad_mmsghdr(uintptr_t vec, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (bad_msghdr(vec + i * sizeof(struct mmsghdr)))
+			return true;
+	return n == 0;
+}
+
+long sys_recvmmsg(struct weft_call *c)
+{
+	if (bad_mmsghdr(ARG2(c), (unsigned)ARG3(c)))
+		return weft_call_plain(c);
+	return weft_io_recvmmsg((int)ARG1(c), (void *)ARG2(c), (unsigned)ARG3(c),
+		(unsigned)ARG4(c), (void *)ARG5(c));
+}
+
+long sys_sendmmsg(struct weft_call *c)
+{
+	if (ARG3(c) > 1024 || bad_mmsghdr(ARG2(c), (unsigned)ARG3(c)))
+		return weft_call_plain(c);
+	return weft_io_sendmmsg(
+		(int)ARG1(c), (void *)ARG2(c), (unsigned)ARG3(c), (unsigned)ARG4(c));
+}
+
+long sys_accept(struct weft_call *c)
+{
+	return weft_io_accept((int)ARG1(c), (void *)ARG2(c), (void *)ARG3(c), 0);
+}
+
+long sys_accept4(struct weft_call *c)
+{
+	return weft_io_accept(
+		(int)ARG1(c), (void *)ARG2(c), (void *)ARG3(c), (int)ARG4(c));
+}
+
+long sys_connect(struct weft_call *c)
+{
+	return weft_io_connect((int)ARG1(c), (void *)ARG2(c), (unsigned)ARG3(c));
+}
+
+long sys_setsockopt(struct weft_call *c)
+{
+	if (ARG2(c) == SOL_SOCKET)
+		switch (ARG3(c)) {
+		case SO_RCVTIMEO_OLD:
+		case SO_SNDTIMEO_OLD:
+		case SO_RCVTIMEO_NEW:
+		case SO_SNDTIMEO_NEW:
+		case SO_RCVLOWAT:
+			weft_io_expect_timeouts();
+		}
+	return WEFT_RAW;
+}
+
+/* ---- time ----------------------------------------------------------------- */
+
+static bool bad_timespec(const struct timespec *t)
+{
+	return t->tv_sec < 0 || (uint64_t)t->tv_nsec >= 1000000000u;
+}
+
+/* now + t, saturating: a time-out of centuries is none. */
+static uint64_t deadline_in(uint64_t sec, uint64_t ns)
+{
+	if (sec > 4000000000u)
+		return WEFT_NO_DEADLINE - 1;
+	return weft_now_ns() + sec * 1000000000u + ns;
+}
+
+/* The deadline of a relative time-out, fixed at the first time round. */
+static uint64_t relative(struct weft_call *c, uint64_t sec, uint64_t ns)
+{
+	if (!c->again)
+		c->deadline = sec || ns ? deadline_in(sec, ns) : 0;
+	return c->deadline;
+}
+
+static void left_until(uint64_t deadline, struct timespec *ret)
+{
+	uint64_t now = weft_now_ns(), left = deadline > now ? deadline - now : 0;
+
+	ret->tv_sec = (time_t)(left / 1000000000u);
+	ret->tv_nsec = (long)(left % 1000000000u);
+}
+
+/* An absolute time of another clock, on CLOCK_MONOTONIC. */
+uint64_t weft_deadline_of(int clock, const struct timespec *t)
+{
+	struct timespec now;
+	int64_t left;
+
+	if (t->tv_sec > 4000000000 * 4)
+		return WEFT_NO_DEADLINE - 1;
+	if (clock == CLOCK_MONOTONIC)
+		return (uint64_t)t->tv_sec * 1000000000u + (uint64_t)t->tv_nsec;
+	weft_clock_get(clock, &now);
+	left = ((int64_t)t->tv_sec - now.tv_sec) * 1000000000 + t->tv_nsec - now.tv_nsec;
+	return weft_now_ns() + (left > 0 ? (uint64_t)left : 0);
+}
+
+static long sleep_until(uint64_t deadline)
+{
+	return weft_sleep_until(deadline) == WEFT_WAKE_INTERRUPT ? -EINTR : 0;
+}
+
+static long sleep_relative(struct weft_call *c, const struct timespec *t, void *rem)
+{
+	uint64_t deadline;
+	long r;
+
+	if (bad_timespec(t))
+		return -EINVAL;
+	deadline = relative(c, (uint64_t)t->tv_sec, (uint64_t)t->tv_nsec);
+	if (!deadline) {
+		weft_yield(); /* a zero sleep lets others run */
+		return 0;
+	}
+	r = sleep_until(deadline);
+	if (r == -EINTR && rem)
+		left_until(deadline, rem);
+	return r;
+}
+
+long sys_nanosleep(struct weft_call *c)
+{
+	uint32_t probe;
+
+	if (weft_load_user((const uint32_t *)ARG1(c), &probe))
+		return -EFAULT;
+	return sleep_relative(c, (void *)ARG1(c), (void *)ARG2(c));
+}
+
+long sys_clock_nanosleep(struct weft_call *c)
+{
+	int clock = (int)ARG1(c);
+	const struct timespec *t = (const void *)ARG3(c);
+	uint32_t probe;
+
+	if (clock != CLOCK_MONOTONIC && clock != CLOCK_REALTIME && clock != CLOCK_BOOTTIME &&
+		clock != CLOCK_TAI)
+		return weft_call_offload(c); /* CPU-time clocks, alarms, errors */
+	if (weft_load_user((const uint32_t *)t, &probe))
+		return -EFAULT;
+	if (!(ARG2(c) & TIMER_ABSTIME))
+		return sleep_relative(c, t, (void *)ARG4(c));
+	if (bad_timespec(t))
+		return -EINVAL;
+	return sleep_until(weft_deadline_of(clock, t));
+}
+
+/* ---- multiplexing --------------------------------------------------------- */
+
+static bool bad_range(uintptr_t p, size_t bytes)
+{
+	uint32_t probe;
+
+	return bytes &&
+		(weft_load_user((const uint32_t *)p, &probe) ||
+			weft_load_user((const uint32_t *)(p + bytes - 4), &probe));
+}
+
+long sys_poll(struct weft_call *c)
+{
+	int ms = (int)ARG3(c);
+	uint64_t deadline = WEFT_NO_DEADLINE;
+
+	/* What the kernel refuses, and what does not wait, it answers itself. */
+	if (!ms || ARG2(c) > 1u << 20 || bad_range(ARG1(c), ARG2(c) * sizeof(struct pollfd)))
+		return weft_call_plain(c);
+	if (ms > 0)
+		deadline = relative(c, (uint64_t)ms / 1000, (uint64_t)ms % 1000 * 1000000);
+	return weft_io_poll((void *)ARG1(c), (unsigned)ARG2(c), deadline, c->tried);
+}
+
+/*
+ * The temporary mask of ppoll, pselect6 and epoll_pwait. It ends when a handler
+ * ran under it (the handler's return restores the old one) or with the call.
+ */
+static bool begin_mask(struct weft_call *c, const uint64_t *mask)
+{
+	if (mask && !c->again)
+		weft_sig_mask_begin(*mask);
+	return mask != NULL;
+}
+
+static long end_mask(bool begun, long r)
+{
+	if (begun && r != -EINTR)
+		weft_sig_mask_end();
+	return r;
+}
+
+long sys_ppoll(struct weft_call *c)
+{
+	struct timespec *t = (void *)ARG3(c);
+	uint64_t deadline = WEFT_NO_DEADLINE;
+	bool masked;
+	long r;
+
+	if (ARG2(c) > 1u << 20 || bad_range(ARG1(c), ARG2(c) * sizeof(struct pollfd)) ||
+		(t && (bad_range((uintptr_t)t, sizeof *t) || bad_timespec(t))) ||
+		(ARG4(c) && (ARG5(c) != 8 || bad_range(ARG4(c), 8))))
+		return weft_call_plain(c);
+	if (t)
+		deadline = relative(c, (uint64_t)t->tv_sec, (uint64_t)t->tv_nsec);
+	masked = begin_mask(c, (const uint64_t *)ARG4(c));
+	if (masked && weft_signals_attention(c->fiber))
+		return -EINTR;
+	r = weft_io_poll((void *)ARG1(c), (unsigned)ARG2(c), deadline, c->tried);
+	if (t && deadline)
+		left_until(deadline, t);
+	return end_mask(masked, r);
+}
+
+long sys_select(struct weft_call *c)
+{
+	struct timeval *tv = (void *)ARG5(c);
+	uint64_t deadline = WEFT_NO_DEADLINE;
+	size_t bytes = ((size_t)((int)ARG1(c) > 0 ? (int)ARG1(c) : 0) + 63) / 64 * 8;
+	struct timespec left;
+	long r;
+
+	if ((int)ARG1(c) < 0 || (ARG2(c) && bad_range(ARG2(c), bytes)) ||
+		(ARG3(c) && bad_range(ARG3(c), bytes)) ||
+		(ARG4(c) && bad_range(ARG4(c), bytes)) ||
+		(tv && (bad_range((uintptr_t)tv, sizeof *tv) || tv->tv_sec < 0 || tv->tv_usec < 0)))
+		return weft_call_plain(c);
+	if (tv)
+		deadline = relative(c, (uint64_t)tv->tv_sec, (uint64_t)tv->tv_usec * 1000);
+	if (tv && !deadline)
+		weft_yield(); /* a loop over a zero time-out waits for somebody */
+	r = weft_io_select((int)ARG1(c), (void *)ARG2(c), (void *)ARG3(c), (void *)ARG4(c),
+		deadline);
+	if (tv && deadline) {
+		left_until(deadline, &left);
+		tv->tv_sec = left.tv_sec;
+		tv->tv_usec = left.tv_nsec / 1000;
+	}
+	return r;
+}
+
+long sys_pselect6(struct weft_call *c)
+{
+	struct timespec *t = (void *)ARG5(c);
+	struct {
+		const uint64_t *mask;
+		size_t size;
+	} *sig = (void *)ARG6(c);
+	uint64_t deadline = WEFT_NO_DEADLINE;
+	size_t bytes = ((size_t)((int)ARG1(c) > 0 ? (int)ARG1(c) : 0) + 63) / 64 * 8;
+	bool masked;
+	long r;
+
+	if ((int)ARG1(c) < 0 || (ARG2(c) && bad_range(ARG2(c), bytes)) ||
+		(ARG3(c) && bad_range(ARG3(c), bytes)) ||
+		(ARG4(c) && bad_range(ARG4(c), bytes)) ||
+		(t && (bad_range((uintptr_t)t, sizeof *t) || bad_timespec(t))) ||
+		(sig && (bad_range((uintptr_t)sig, 16) ||
+				(sig->mask && (sig->size != 8 || bad_range((uintptr_t)sig->mask, 8))))))
+		return weft_call_plain(c);
+	if (t)
+		deadline = relative(c, (uint64_t)t->tv_sec, (uint64_t)t->tv_nsec);
+	if (t && !deadline)
+		weft_yield();
+	masked = begin_mask(c, sig ? sig->mask : NULL);
+	if (masked && weft_signals_attention(c->fiber))
+		return -EINTR;
+	r = weft_io_select((int)ARG1(c), (void *)ARG2(c), (void *)ARG3(c), (void *)ARG4(c),
+		deadline);
+	if (t && deadline)
+		left_until(deadline, t);
+	return end_mask(masked, r);
+}
+
+static long epoll(struct weft_call *c, uint64_t deadline, const uint64_t *mask)
+{
+	bool masked = begin_mask(c, mask);
+
+	if (masked && weft_signals_attention(c->fiber))
+		return -EINTR;
+	return end_mask(masked, weft_io_epoll_wait((int)ARG1(c), (void *)ARG2(c),
+				  (int)ARG3(c), deadline));
+}
+
+static uint64_t epoll_deadline(struct weft_call *c)
+{
+	int ms = (int)ARG4(c);
+
+	if (ms < 0)
+		return WEFT_NO_DEADLINE;
+	return relative(c, (uint64_t)ms / 1000, (uint64_t)ms % 1000 * 1000000);
+}
+
+long sys_epoll_wait(struct weft_call *c)
+{
+	return epoll(c, epoll_deadline(c), NULL);
+}
+
+long sys_epoll_pwait(struct weft_call *c)
+{
+	if (ARG5(c) && (ARG6(c) != 8 || bad_range(ARG5(c), 8)))
+		return weft_call_plain(c);
+	return epoll(c, epoll_deadline(c), (const uint64_t *)ARG5(c));
+}
+
+long sys_epoll_pwait2(struct weft_call *c)
+{
+	const struct timespec *t = (const void *)ARG4(c);
+	uint64_t deadline = WEFT_NO_DEADLINE;
+
+	if ((t && (bad_range((uintptr_t)t, sizeof *t) || bad_timespec(t))) ||
+		(ARG5(c) && (ARG6(c) != 8 || bad_range(ARG5(c), 8))))
+		return weft_call_plain(c);
+	if (t)
+		deadline = relative(c, (uint64_t)t->tv_sec, (uint64_t)t->tv_nsec);
+	return epoll(c, deadline, (const uint64_t *)ARG5(c));
+}
+
+/* ---- descriptors ---------------------------------------------------------- */
+
+/* weft's own descriptors do not exist for the program (HAZARDS: closing loops). */
+long sys_close(struct weft_call *c)
+{
+	return weft_runtime_owns_fd((int)ARG1(c)) ? -EBADF : WEFT_RAW;
+}
+
+long sys_dup2(struct weft_call *c)
+{
+	if (weft_runtime_owns_fd((int)ARG1(c)))
+		return -EBADF;
+	/* Natively that number is free: weft moves out of the way. */
+	if (weft_runtime_owns_fd((int)ARG2(c)) && weft_runtime_move_fd((int)ARG2(c)))
+		return -EMFILE;
+	return WEFT_RAW;
+}
+
+/* The range without weft's own descriptors, piece by piece. */
+long sys_close_range(struct weft_call *c)
+{
+	uint64_t first = (unsigned)ARG1(c), last = (unsigned)ARG2(c);
+	int low, high;
+	long r = 0;
+
+	if (first > last || !weft_runtime_fd_range(&low, &high) || first > (uint64_t)high ||
+		last < (uint64_t)low)
+		return WEFT_RAW;
+	for (uint64_t at = first; at <= last && !r;) {
+		uint64_t end = at;
+
+		if (at <= (uint64_t)high && weft_runtime_owns_fd((int)at)) {
+			at++;
+			continue;
+		}
+		if (at < (uint64_t)low)
+			end = last < (uint64_t)low - 1 ? last : (uint64_t)low - 1;
+		else if (at > (uint64_t)high)
+			end = last;
+		else
+			while (end < last && end < (uint64_t)high &&
+				!weft_runtime_owns_fd((int)end + 1))
+				end++;
+		r = weft_sys3(SYS_close_range, (long)at, (long)end, (long)ARG3(c));
+		at = end + 1;
+	}
+	return r;
+}
+
+/* Locks that wait: try, then wait where only the kernel can (D12). */
+long sys_fcntl(struct weft_call *c)
+{
+	struct weft_regs try = *c->regs;
+	struct weft_call t = {.regs = &try, .fiber = c->fiber};
+	int cmd = (int)ARG2(c);
+	long r;
+
+	if (weft_runtime_owns_fd((int)ARG1(c)))
+		return -EBADF;
+	if (cmd != F_SETLKW && cmd != F_OFD_SETLKW)
+		return WEFT_RAW;
+	try.rsi = cmd == F_SETLKW ? F_SETLK : F_OFD_SETLK;
+	r = weft_call_plain(&t);
+	return r == -EAGAIN || r == -EACCES ? weft_call_offload(c) : r;
+}
+
+long sys_flock(struct weft_call *c)
+{
+	long r = weft_sys2(SYS_flock, ARG1(c), ARG2(c) | 4 /* LOCK_NB */);
+
+	return r == -EWOULDBLOCK && !(ARG2(c) & 4) ? weft_call_offload(c) : r;
+}

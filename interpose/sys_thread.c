@@ -1,0 +1,560 @@
+/*
+ * sys_thread.c - handlers for the life and identity of threads: clone, exit, tids,
+ * futex, scheduling attributes, memory of stacks, fork and exec.
+ */
+#include <errno.h>
+#include <linux/futex.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "../runtime/atomic.h"
+#include "../runtime/futex.h"
+#include "../runtime/io.h"
+#include "../runtime/signals.h"
+#include "../runtime/stack.h"
+#include "../runtime/sys.h"
+#include "dispatch.h"
+#include "enter.h"
+#include "policy.h"
+#include "sites.h"
+
+void (*weft_at_exit_group)(void);
+long weft_native_clone(struct weft_regs *child, const struct weft_regs *call);
+
+/* ---- making threads ------------------------------------------------------- */
+
+struct clone_request {
+	uint64_t flags;
+	uintptr_t stack_top;
+	int *parent_tid, *child_tid;
+	uintptr_t tls;
+};
+
+static const uint64_t THREAD_FLAGS =
+	CLONE_VM | CLONE_THREAD | CLONE_SIGHAND | CLONE_SETTLS;
+
+/* The child of a real clone: its registers go below the red zone of its stack. */
+static long make_native(struct weft_call *c, uintptr_t stack_top)
+{
+	struct weft_regs *child = (struct weft_regs *)((stack_top - WEFT_RED_ZONE -
+							      sizeof *child) & ~15ul);
+
+	weft_memcpy(child, c->regs, sizeof *child);
+	child->rsp = stack_top;
+	return weft_native_clone(child, c->regs);
+}
+
+static long make_fiber(struct weft_call *c, const struct clone_request *q)
+{
+	struct fiber *f = weft_fiber_new_clone((void *)q->stack_top, q->tls, c->regs);
+	uint64_t start = 0;
+
+	if (!f)
+		return -EAGAIN;
+	if (weft_libc.start_routine)
+		start = *(const uint64_t *)(q->tls + weft_libc.start_routine);
+	weft_fiber_set_start(f, start);
+	weft_fiber_set_name(f, weft_fiber_name(c->fiber));
+	weft_signals_inherit(f, c->fiber);
+	if (q->flags & CLONE_CHILD_CLEARTID)
+		weft_fiber_set_clear_tid(f, q->child_tid);
+
+	int tid = weft_fiber_tid(f);
+
+	/* Stored before the parent returns and before the child can run (clone(2)). */
+	if (q->flags & CLONE_PARENT_SETTID)
+		*q->parent_tid = tid;
+	if (q->flags & CLONE_CHILD_SETTID)
+		*q->child_tid = tid;
+	weft_fiber_start(f);
+	return tid;
+}
+
+static long make_thread(struct weft_call *c, const struct clone_request *q)
+{
+	if (!weft_policy_wants_fiber(q->tls))
+		return make_native(c, q->stack_top);
+	return make_fiber(c, q);
+}
+
+/* A new process, or something that shares our memory without being a thread. */
+static long make_other(struct weft_call *c, uint64_t flags, bool has_stack)
+{
+	if (flags & CLONE_VM) {
+		weft_fiber_expect_vm_child(c->fiber, !(flags & CLONE_VFORK));
+		return WEFT_RAW;
+	}
+	if (has_stack) {
+		/*
+		 * It starts on another stack, where nothing of ours can put it in
+		 * order: in the child every call goes to the kernel.
+		 */
+		weft_fiber_expect_vm_child(c->fiber, true);
+		weft_signals_before_exec();
+		return WEFT_RAW;
+	}
+	return weft_fork(c);
+}
+
+long sys_clone(struct weft_call *c)
+{
+	struct clone_request q = {
+		.flags = ARG1(c),
+		.stack_top = ARG2(c),
+		.parent_tid = (int *)ARG3(c),
+		.child_tid = (int *)ARG4(c),
+		.tls = ARG5(c),
+	};
+
+	if ((q.flags & THREAD_FLAGS) == THREAD_FLAGS && q.stack_top)
+		return make_thread(c, &q);
+	return make_other(c, q.flags, q.stack_top != 0);
+}
+
+long sys_clone3(struct weft_call *c)
+{
+	const struct clone_args *a = (const void *)ARG1(c);
+	uint32_t probe;
+
+	if (ARG2(c) < 64 || weft_load_user((const uint32_t *)a, &probe))
+		return WEFT_RAW; /* the kernel says what is wrong */
+
+	struct clone_request q = {
+		.flags = a->flags,
+		.stack_top = a->stack + a->stack_size,
+		.parent_tid = (int *)a->parent_tid,
+		.child_tid = (int *)a->child_tid,
+		.tls = a->tls,
+	};
+
+	if ((q.flags & THREAD_FLAGS) == THREAD_FLAGS && a->stack)
+		return make_thread(c, &q);
+	return make_other(c, q.flags, a->stack != 0);
+}
+
+long sys_fork(struct weft_call *c)
+{
+	return weft_fork(c);
+}
+
+/*
+ * The child shares memory and stack, and must find the fiber's own signal mask to
+ * pass on to what it executes. The carrier's mask comes back when the parent is
+ * seen again (weft_enter_fiber).
+ */
+long sys_vfork(struct weft_call *c)
+{
+	weft_fiber_expect_vm_child(c->fiber, false);
+	weft_signals_before_exec();
+	return WEFT_RAW;
+}
+
+long sys_execve(struct weft_call *c)
+{
+	long r;
+
+	weft_signals_before_exec();
+	r = weft_call_plain(c);
+	weft_signals_undo_exec();
+	return r;
+}
+
+/* ---- ending --------------------------------------------------------------- */
+
+long sys_exit(struct weft_call *c)
+{
+	(void)c;
+	weft_fiber_exit();
+}
+
+long sys_exit_group(struct weft_call *c)
+{
+	(void)c;
+	if (weft_at_exit_group)
+		weft_at_exit_group();
+	return WEFT_RAW;
+}
+
+/* ---- identity ------------------------------------------------------------- */
+
+long sys_gettid(struct weft_call *c)
+{
+	return weft_fiber_tid(c->fiber);
+}
+
+long sys_set_tid_address(struct weft_call *c)
+{
+	weft_fiber_set_clear_tid(c->fiber, (int *)ARG1(c));
+	return weft_fiber_tid(c->fiber);
+}
+
+long sys_set_robust_list(struct weft_call *c)
+{
+	if (ARG2(c) != sizeof(struct robust_list_head))
+		return -EINVAL;
+	weft_fiber_set_robust(c->fiber, (void *)ARG1(c), ARG2(c));
+	return 0;
+}
+
+long sys_get_robust_list(struct weft_call *c)
+{
+	int tid = (int)ARG1(c);
+	struct fiber *f = tid ? weft_fiber_by_tid(tid) : c->fiber;
+	void *head;
+	size_t len;
+
+	if (!f)
+		return WEFT_RAW;
+	weft_fiber_get_robust(f, &head, &len);
+	*(void **)ARG2(c) = head;
+	*(size_t *)ARG3(c) = len;
+	return 0;
+}
+
+/*
+ * The kernel would write CPU numbers into the TLS of whichever fiber registered,
+ * while others run on its carrier. Unavailable is a documented answer.
+ */
+long sys_rseq(struct weft_call *c)
+{
+	(void)c;
+	return -ENOSYS;
+}
+
+long sys_prctl(struct weft_call *c)
+{
+	char name[16] = {0};
+
+	switch (ARG1(c)) {
+	case PR_SET_NAME:
+		for (int i = 0; i < 15; i++) {
+			uint32_t probe;
+
+			/* Byte by byte: the string may end at the end of a page. */
+			if (weft_load_user((const uint32_t *)((ARG2(c) + (unsigned)i) & ~3ul), &probe))
+				return -EFAULT;
+			name[i] = ((const char *)ARG2(c))[i];
+			if (!name[i])
+				break;
+		}
+		weft_fiber_set_name(c->fiber, name);
+		/* The process is called as its main thread is. */
+		return c->fiber == weft_fiber_main() ? WEFT_RAW : 0;
+	case PR_GET_NAME:
+		weft_memcpy((void *)ARG2(c), weft_fiber_name(c->fiber), 16);
+		return 0;
+	default:
+		return WEFT_RAW;
+	}
+}
+
+/* ---- scheduling attributes ------------------------------------------------ */
+
+/* Queries about a fiber are answered for the carrier: all carriers are alike. */
+long sys_sched_tid(struct weft_call *c)
+{
+	struct weft_regs regs = *c->regs;
+	struct weft_call here = {.regs = &regs, .fiber = c->fiber};
+	int tid = (int)ARG1(c);
+
+	if (!tid || !weft_fiber_by_tid(tid))
+		return tid > WEFT_TID_MIN ? -ESRCH : WEFT_RAW;
+	regs.rdi = 0;
+	return weft_call_plain(&here);
+}
+
+/*
+ * Requests are checked by the kernel (with the carrier's present values put back)
+ * and otherwise recorded nowhere: fibers are scheduled by weft, and pinning a
+ * carrier would move every fiber on it.
+ */
+long sys_sched_set(struct weft_call *c)
+{
+	int tid = (int)ARG1(c);
+	uint64_t mask[16];
+	long n;
+
+	if (tid && !weft_fiber_by_tid(tid))
+		return tid > WEFT_TID_MIN ? -ESRCH : WEFT_RAW;
+	weft_count_native((unsigned)c->regs->rax);
+	if (c->regs->rax != SYS_sched_setaffinity)
+		return 0;
+	/* EINVAL when no CPU of the request is one we may use. */
+	n = weft_sys3(SYS_sched_getaffinity, 0, sizeof mask, (long)mask);
+	for (long i = 0; i < n / 8 && (uint64_t)i * 8 < ARG2(c); i++) {
+		uint32_t lo, hi;
+		const uint32_t *p = (const uint32_t *)(ARG3(c) + (uint64_t)i * 8);
+
+		if (weft_load_user(p, &lo) || weft_load_user(p + 1, &hi))
+			return -EFAULT;
+		if (mask[i] & ((uint64_t)hi << 32 | lo))
+			return 0;
+	}
+	return -EINVAL;
+}
+
+long sys_sched_yield(struct weft_call *c)
+{
+	(void)c;
+	weft_yield();
+	return 0;
+}
+
+/*
+ * Credentials are per kernel thread. libc makes this call last, after telling all
+ * threads it knows (weft answers ESRCH for fibers); here it is made on every
+ * kernel thread of weft's.
+ */
+long sys_setid(struct weft_call *c)
+{
+	const long args[3] = {(long)ARG1(c), (long)ARG2(c), (long)ARG3(c)};
+
+	return weft_signals_on_all_threads((long)c->regs->rax, args);
+}
+
+/* ---- memory of stacks ----------------------------------------------------- */
+
+/*
+ * libc's allocate_stack calls mmap and mprotect from within pthread_create; the
+ * front door says when a fiber is in there. Nobody else's calls are touched.
+ */
+static bool from_pthread_create(struct weft_call *c)
+{
+	return weft_fiber_is_creating(c->fiber);
+}
+
+long sys_mmap(struct weft_call *c)
+{
+	long p;
+
+	if (ARG1(c) || ARG4(c) != (MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK) ||
+		ARG3(c) & PROT_EXEC || !from_pthread_create(c))
+		return WEFT_RAW;
+	p = weft_stack_map((ARG2(c) + 4095) & ~4095ul);
+	return p < 0 ? WEFT_RAW : p;
+}
+
+long sys_mprotect(struct weft_call *c)
+{
+	uintptr_t base;
+	size_t size, guard;
+
+	if (!weft_stack_bounds(ARG1(c), &base, &size, &guard))
+		return WEFT_RAW;
+	if (!from_pthread_create(c) || ARG3(c) & PROT_EXEC) {
+		weft_stack_taint(ARG1(c));
+		return WEFT_RAW;
+	}
+	/*
+	 * Either "everything above the guard becomes accessible" (new stack, or a
+	 * cached one whose guard shrinks), or "the guard grows".
+	 */
+	if (ARG3(c) == PROT_NONE)
+		return weft_stack_guard(base, ARG1(c) + ARG2(c) - base);
+	return weft_stack_guard(base, ARG1(c) - base);
+}
+
+long sys_munmap(struct weft_call *c)
+{
+	uintptr_t base;
+	size_t size, guard;
+
+	if (weft_stack_unmap(ARG1(c), (ARG2(c) + 4095) & ~4095ul))
+		return 0;
+	if (weft_stack_bounds(ARG1(c), &base, &size, &guard))
+		weft_stack_taint(ARG1(c));
+	return WEFT_RAW;
+}
+
+/* At a thread's end libc drops the untouched part of its stack, every time. */
+long sys_madvise(struct weft_call *c)
+{
+	uintptr_t base;
+	size_t size, guard;
+
+	if (ARG3(c) != MADV_DONTNEED || !weft_stack_bounds(ARG1(c), &base, &size, &guard) ||
+		ARG1(c) != base)
+		return WEFT_RAW;
+	return weft_stack_skip_trim(base) ? 0 : WEFT_RAW;
+}
+
+/* ---- futex ---------------------------------------------------------------- */
+
+static bool bad_time(const struct timespec *t)
+{
+	return t->tv_sec < 0 || (uint64_t)t->tv_nsec >= 1000000000u;
+}
+
+/*
+ * A wait without FUTEX_PRIVATE_FLAG: libc's pthread_join waits like that for a
+ * fiber's id to become 0, and weft is who wakes it. Everything else may be shared
+ * with another process, and then only the kernel's queue will do.
+ */
+static bool is_fiber_id(uint32_t *word, uint32_t val)
+{
+	struct fiber *f = weft_fiber_by_tid((int)val);
+
+	return f && weft_fiber_clear_tid(f) == (int *)word;
+}
+
+static long wait_shared(
+	struct weft_call *c, uint32_t *word, uint32_t val, uint32_t bitset, uint64_t deadline)
+{
+	long r;
+
+	if (is_fiber_id(word, val))
+		return weft_futex_wait(word, val, bitset, true, deadline);
+	if (!c->fiber)
+		return WEFT_RAW;
+	if (!weft_ring_can_futex())
+		return weft_call_offload(c);
+	r = weft_io_futex_shared(word, val, bitset, deadline);
+	return r == -ECANCELED ? -ETIMEDOUT : r;
+}
+
+long sys_futex(struct weft_call *c)
+{
+	uint32_t *word = (uint32_t *)ARG1(c);
+	int op = (int)ARG2(c), cmd = op & FUTEX_CMD_MASK;
+	bool shared = !(op & FUTEX_PRIVATE_FLAG);
+	uint32_t val = (uint32_t)ARG3(c), bitset = FUTEX_BITSET_MATCH_ANY, probe;
+	const struct timespec *t = (const void *)ARG4(c);
+	uint64_t deadline = WEFT_NO_DEADLINE;
+	long n;
+
+	if ((uintptr_t)word % 4)
+		return -EINVAL;
+	switch (cmd) {
+	case FUTEX_WAIT_BITSET:
+		bitset = (uint32_t)ARG6(c);
+		if (!bitset)
+			return -EINVAL;
+		/* fallthrough */
+	case FUTEX_WAIT:
+		if (t && weft_load_user((const uint32_t *)t, &probe))
+			return -EFAULT;
+		if (t && bad_time(t))
+			return -EINVAL;
+		if (t && cmd == FUTEX_WAIT) {
+			if (!c->again)
+				c->deadline = weft_now_ns() +
+					(uint64_t)t->tv_sec * 1000000000u + (uint64_t)t->tv_nsec;
+			deadline = c->deadline;
+		} else if (t) {
+			deadline = weft_deadline_of(
+				op & FUTEX_CLOCK_REALTIME ? CLOCK_REALTIME : CLOCK_MONOTONIC, t);
+		}
+		if (shared)
+			n = wait_shared(c, word, val, bitset, deadline);
+		else
+			n = weft_futex_wait(word, val, bitset, false, deadline);
+		/* With a time-out the kernel never restarts it (futex(2), measured). */
+		return n;
+	case FUTEX_WAKE_BITSET:
+		bitset = (uint32_t)ARG6(c);
+		if (!bitset)
+			return -EINVAL;
+		/* fallthrough */
+	case FUTEX_WAKE:
+		n = weft_futex_wake(word, (int)val, bitset, shared);
+		if (shared && n < (int)val) {
+			long more = weft_sys6(SYS_futex, (long)word, cmd, (long)val - n, 0, 0,
+				bitset);
+
+			return more < 0 ? (n ? n : more) : n + more;
+		}
+		return n;
+	case FUTEX_REQUEUE:
+	case FUTEX_CMP_REQUEUE: {
+		uint32_t expect = (uint32_t)ARG6(c);
+
+		if (shared)
+			return WEFT_RAW;
+		return weft_futex_requeue(word, (int)val, (int)ARG4(c), (uint32_t *)ARG5(c),
+			cmd == FUTEX_CMP_REQUEUE ? &expect : NULL, false);
+	}
+	case FUTEX_WAKE_OP:
+		if (shared)
+			return WEFT_RAW;
+		return weft_futex_wake_op(word, (int)val, (uint32_t *)ARG5(c), (int)ARG4(c),
+			(uint32_t)ARG6(c), false);
+	case FUTEX_LOCK_PI:
+	case FUTEX_LOCK_PI2:
+	case FUTEX_UNLOCK_PI:
+	case FUTEX_TRYLOCK_PI:
+	case FUTEX_WAIT_REQUEUE_PI:
+	case FUTEX_CMP_REQUEUE_PI:
+		/*
+		 * The kernel looks the owner up by kernel thread id, which fibers have
+		 * none of. libc takes this answer for "no priority inheritance here".
+		 */
+		return -ENOSYS;
+	default:
+		return WEFT_RAW;
+	}
+}
+
+/* ---- calls that only the kernel can wait in ------------------------------- */
+
+long sys_offload(struct weft_call *c)
+{
+	return weft_call_offload(c);
+}
+
+long sys_native(struct weft_call *c)
+{
+	weft_count_native((unsigned)c->regs->rax);
+	return WEFT_RAW;
+}
+
+/* Looks first; only a child that is not there yet costs a helper. */
+long sys_wait4(struct weft_call *c)
+{
+	struct weft_regs regs = *c->regs;
+	struct weft_call now = {.regs = &regs, .fiber = c->fiber};
+	long r;
+
+	if (ARG3(c) & WNOHANG)
+		return WEFT_RAW;
+	regs.rdx |= WNOHANG;
+	r = weft_call_plain(&now);
+	return r ? r : weft_call_offload(c);
+}
+
+long sys_waitid(struct weft_call *c)
+{
+	return ARG4(c) & WNOHANG ? WEFT_RAW : weft_call_offload(c);
+}
+
+enum { NO_WAIT = 04000 /* IPC_NOWAIT */ };
+
+long sys_msgrcv(struct weft_call *c)
+{
+	struct weft_regs regs = *c->regs;
+	struct weft_call now = {.regs = &regs, .fiber = c->fiber};
+	long r;
+
+	if (ARG5(c) & NO_WAIT)
+		return WEFT_RAW;
+	regs.r8 |= NO_WAIT;
+	r = weft_call_plain(&now);
+	return r == -ENOMSG ? weft_call_offload(c) : r;
+}
+
+long sys_msgsnd(struct weft_call *c)
+{
+	struct weft_regs regs = *c->regs;
+	struct weft_call now = {.regs = &regs, .fiber = c->fiber};
+	long r;
+
+	if (ARG4(c) & NO_WAIT)
+		return WEFT_RAW;
+	regs.r10 |= NO_WAIT;
+	r = weft_call_plain(&now);
+	return r == -EAGAIN ? weft_call_offload(c) : r;
+}

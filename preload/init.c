@@ -1,0 +1,410 @@
+/*
+ * init.c - becoming part of a process: the constructor inspects, the first
+ * pthread_create activates.
+ *
+ * The constructor changes nothing that anybody could see: no descriptor, no
+ * mapping, no signal handler, no thread. What would need a file later (a chroot may
+ * hide it) is looked up here. Activation happens on the program's only thread,
+ * all or nothing; whatever fails is one line, and the program runs natively.
+ *
+ * In a fork child the process is native again (weft_fork) and may be activated
+ * anew by its first pthread_create; the patches are in place already.
+ */
+#include <dlfcn.h>
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <gnu/libc-version.h>
+#include <link.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/prctl.h>
+
+#include "../interpose/dispatch.h"
+#include "../interpose/enter.h"
+#include "../interpose/policy.h"
+#include "../interpose/real.h"
+#include "../interpose/sites.h"
+#include "../runtime/arch/x86_64/context.h"
+#include "../runtime/io.h"
+#include "../runtime/lock.h"
+#include "../runtime/runtime.h"
+#include "../runtime/stack.h"
+#include "../runtime/stats.h"
+#include "../runtime/sys.h"
+#include "options.h"
+#include "report.h"
+
+extern char **environ;
+extern void (*weft_activate)(void);
+
+enum { DSOS = 2, HWCAP2_FSGSBASE = 2 };
+
+static struct {
+	struct weft_options options;
+	const char *refusal; /* why this process stays native, or NULL */
+	struct weft_dso dso[DSOS];
+	const struct weft_site_table *table[DSOS];
+	struct weft_site_table decoded[DSOS];
+	char plugin[512]; /* libweft-sites.so, beside us */
+	bool patched;
+	bool given_up;
+	struct weft_lock lock;
+} state;
+
+/* ---- inspecting (constructor) --------------------------------------------- */
+
+/* nptl_db's descriptors: {bits, elements, byte offset} (nptl_db/structs.def). */
+static bool read_descriptor(const char *name, uint32_t *ret_offset)
+{
+	const uint32_t *d = weft_real_symbol("libc.so", name);
+
+	if (!d)
+		return false;
+	*ret_offset = d[2];
+	return true;
+}
+
+/*
+ * libc's own offsets into struct pthread, checked against the thread that runs: its
+ * tid must stand where the descriptor says.
+ */
+static const char *check_layout(void)
+{
+	const uint32_t *size = weft_real_symbol("libc.so", "_thread_db_sizeof_pthread");
+	const char *self = (const char *)weft_rdfsbase();
+
+	if (!size || !read_descriptor("_thread_db_pthread_tid", &weft_libc.tid) ||
+		!read_descriptor("_thread_db_pthread_cancelhandling",
+			&weft_libc.cancelhandling) ||
+		!read_descriptor("_thread_db_pthread_start_routine", &weft_libc.start_routine))
+		return "this libc does not describe its threads (_thread_db_*)";
+	weft_libc.sizeof_pthread = *size;
+	if (weft_libc.tid + 4 > *size || weft_libc.cancelhandling + 4 > *size ||
+		weft_libc.start_routine + 8 > *size)
+		return "this libc's description of its threads makes no sense";
+	if (*(const int *)(self + weft_libc.tid) != (int)weft_sys0(SYS_gettid) ||
+		*(const void *const *)(self + 16) != self)
+		return "this libc's threads are not laid out as it describes them";
+	return NULL;
+}
+
+static bool present(const char *symbol)
+{
+	return dlsym(RTLD_DEFAULT, symbol) != NULL;
+}
+
+static bool loaded(const char *prefix)
+{
+	struct weft_dso dso;
+
+	return weft_dso_find(prefix, &dso) != -ENOENT;
+}
+
+/* A Go program marks itself by a section; its segment holds this magic. */
+static int find_go(struct dl_phdr_info *info, size_t size, void *arg)
+{
+	static const char magic[] = "\xff Go buildinf:";
+
+	(void)size;
+	for (int i = 0; i < info->dlpi_phnum; i++) {
+		const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+		const char *start = (const char *)(info->dlpi_addr + p->p_vaddr);
+
+		/* cmd/link puts it at the start of the data segment, 16-aligned. */
+		if (p->p_type != PT_LOAD || !(p->p_flags & PF_W) || p->p_filesz < 64)
+			continue;
+		if (!memcmp(start, magic, sizeof magic - 1))
+			*(bool *)arg = true;
+	}
+	return 1; /* the main program only */
+}
+
+static const char *check_company(void)
+{
+	bool go = false;
+
+	if (present("__asan_init") || present("__tsan_init") || present("__msan_init"))
+		return "the process runs under a sanitizer";
+	if (loaded("libjvm.so"))
+		return "the process is a Java virtual machine";
+	if (loaded("libcoreclr.so"))
+		return "the process is a .NET runtime";
+	if (loaded("vgpreload_core") || getenv("LD_PRELOAD_VALGRIND"))
+		return "the process runs under valgrind";
+	dl_iterate_phdr(find_go, &go);
+	if (go)
+		return "the program is written in Go";
+	return NULL;
+}
+
+/* Shadow stacks (arch_prctl ARCH_SHSTK_STATUS, Linux 6.6): a switch would fault. */
+static bool has_shadow_stack(void)
+{
+	unsigned long status = 0;
+
+	return weft_sys2(SYS_arch_prctl, 0x5005, &status) == 0 && status & 1;
+}
+
+static const char *check_machine(void)
+{
+	if (!(getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE))
+		return "this kernel or CPU has no FSGSBASE instructions (Linux 5.9, AT_HWCAP2)";
+	if (has_shadow_stack())
+		return "shadow stacks are switched on";
+	if (weft_rdgsbase())
+		return "the program uses the GS segment for itself";
+	return NULL;
+}
+
+static const char *check_dsos(void)
+{
+	static const char *const names[DSOS] = {"libc.so", "ld-linux-x86-64.so"};
+
+	for (int i = 0; i < DSOS; i++) {
+		if (weft_dso_find(names[i], &state.dso[i]))
+			return "libc.so.6 or ld.so is not what weft expects";
+		if (!state.options.sites_decode)
+			state.table[i] = weft_sites_table(&state.dso[i]);
+	}
+	weft_policy_set_libc_text(state.dso[0].text, state.dso[0].text_end);
+	return NULL;
+}
+
+/* "/path/to/libweft.so" -> "/path/to/libweft-sites.so" */
+static void find_plugin(void)
+{
+	Dl_info self;
+	const char *slash;
+	size_t dir;
+
+	if (!dladdr(&state, &self) || !self.dli_fname)
+		return;
+	slash = strrchr(self.dli_fname, '/');
+	dir = slash ? (size_t)(slash - self.dli_fname) + 1 : 0;
+	if (dir + sizeof "libweft-sites.so" > sizeof state.plugin)
+		return;
+	memcpy(state.plugin, self.dli_fname, dir);
+	strcpy(state.plugin + dir, "libweft-sites.so");
+}
+
+static void complain(const char *line)
+{
+	size_t n = strlen(line);
+
+	while (n) {
+		long w = weft_sys3(SYS_write, 2, (long)line, (long)n);
+
+		if (w <= 0)
+			return;
+		line += w;
+		n -= (size_t)w;
+	}
+}
+
+static void activate(void);
+
+__attribute__((constructor(101))) static void inspect(void)
+{
+	const char *why;
+
+	weft_options_parse(environ, getauxval(AT_SECURE) != 0, &state.options, complain);
+	if (state.options.off)
+		return;
+	weft_real_init();
+	weft_clock_init(getauxval(AT_SYSINFO_EHDR));
+	why = check_machine();
+	why = why ? why : check_layout();
+	why = why ? why : check_dsos();
+	state.refusal = why;
+	find_plugin();
+	weft_activate = activate;
+}
+
+/* ---- activating (first pthread_create) ------------------------------------ */
+
+static void say_native(const char *why)
+{
+	weft_log_parts("running natively: ", why, NULL);
+}
+
+/* A libc that was not there when weft was built is decoded now (about 0.1 s). */
+static const char *decode_sites(void)
+{
+	weft_sites_decode_fn *decode;
+	void *plugin;
+
+	if (state.table[0] && state.table[1])
+		return NULL;
+	plugin = state.plugin[0] ? dlopen(state.plugin, RTLD_NOW | RTLD_LOCAL) : NULL;
+	if (!plugin)
+		return "libc.so.6 is another build than weft was made for, and libweft-sites.so, "
+		       "which could read it, cannot be loaded";
+	decode = (weft_sites_decode_fn *)dlsym(plugin, WEFT_SITES_DECODE_NAME);
+	for (int i = 0; decode && i < DSOS; i++) {
+		if (!state.table[i] && decode(&state.dso[i], &state.decoded[i]) == 0)
+			state.table[i] = &state.decoded[i];
+	}
+	dlclose(plugin);
+	return state.table[0] && state.table[1] ? NULL
+						: "libc.so.6's system calls could not be found";
+}
+
+static const char *patch(void)
+{
+	const struct weft_dso *dsos[DSOS] = {&state.dso[0], &state.dso[1]};
+	struct weft_sites_report report;
+	unsigned cursor = 0;
+	const char *soname, *name, *reason;
+	int err;
+
+	if (state.patched)
+		return NULL;
+	err = weft_sites_install(dsos, state.table, DSOS, &report);
+	switch (err) {
+	case 0:
+		break;
+	case -EACCES:
+		return "the system forbids changing libc's text, also through /proc/self/mem";
+	case -ESTALE:
+		return "libc.so.6's text in memory is not what its file says";
+	case -ERANGE:
+		return "libweft.so was loaded too far away from libc.so.6";
+	default:
+		return "libc.so.6's text could not be changed";
+	}
+	state.patched = true;
+	if (state.options.verbose) {
+		char a[21], b[21];
+
+		weft_log_parts("active: ", weft_format_u64(a, report.patched),
+			" system call sites lead to weft, ", weft_format_u64(b, report.left),
+			" do not", NULL);
+		while (weft_sites_next_left(&cursor, &soname, &name, &reason))
+			weft_log_parts("left alone in ", soname, ": ", name, ": ", reason, NULL);
+	}
+	return NULL;
+}
+
+static const char *error_text(int err)
+{
+	switch (err) {
+	case -EPERM:
+		return " (EPERM: forbidden here, e.g. by kernel.io_uring_disabled or a "
+		       "container's seccomp profile)";
+	case -ENOSYS:
+		return " (ENOSYS: this kernel does not have it, or a seccomp profile hides it)";
+	case -EMFILE:
+	case -ENFILE:
+		return " (no descriptor is left)";
+	case -ENOMEM:
+		return " (no memory is left)";
+	case -EAGAIN:
+		return " (no thread may be made)";
+	default:
+		return "";
+	}
+}
+
+/* The area that libc registered for restartable sequences on its first thread. */
+static void drop_rseq(void)
+{
+	const ptrdiff_t *offset = weft_real_symbol("ld-linux-x86-64.so", "__rseq_offset");
+	const unsigned *size = weft_real_symbol("ld-linux-x86-64.so", "__rseq_size");
+
+	if (!offset || !size || !*size)
+		return;
+	/*
+	 * Every fiber has an area of its own, a kernel thread one registration:
+	 * with none, libc never registers again (sysdeps/unix/sysv/linux/rseq.h).
+	 */
+	weft_sys4(SYS_rseq, (long)((char *)weft_rdfsbase() + *offset), 32, 1 /* UNREGISTER */,
+		0x53053053);
+}
+
+static const char *start_runtime(uint64_t mask)
+{
+	const struct weft_options *o = &state.options;
+	const struct weft_config config = {
+		.carriers = o->carriers,
+		.stress_migrate = o->stress_migrate,
+		.stress_wouldblock = o->stress_wouldblock,
+		.stress_shuffle = o->stress_shuffle,
+		.seed = o->seed,
+		.fs_template = weft_rdfsbase(),
+		.initial_mask = mask,
+	};
+	static char text[160];
+	const char *what, *because;
+	char name[16];
+	int err;
+
+	weft_stack_set_clear_top(weft_libc.sizeof_pthread + 64);
+	weft_io_scan_descriptors();
+	err = weft_runtime_start(&config, &what);
+	if (!err) {
+		if (weft_sys2(SYS_prctl, PR_GET_NAME, name) == 0)
+			weft_fiber_set_name(weft_fiber_main(), name);
+		return NULL;
+	}
+	because = error_text(err);
+	strncpy(text, what, sizeof text - 1);
+	strncat(text, " is not to be had", sizeof text - strlen(text) - 1);
+	strncat(text, because, sizeof text - strlen(text) - 1);
+	return text;
+}
+
+static const char *try_activate(void)
+{
+	uint64_t all = ~0ull, mask;
+	const int *threads = weft_real_symbol("libc.so", "__nptl_nthreads");
+	const char *why = state.refusal;
+
+	why = why ? why : check_company();
+	if (why)
+		return why;
+	if (!threads || *threads != 1)
+		return "the process made threads before weft could see them";
+	why = decode_sites();
+	if (why)
+		return why;
+	if (state.options.fault_mmap)
+		weft_fault_arm(WEFT_FAULT_MMAP, state.options.fault_mmap);
+	if (state.options.fault_io_uring_setup)
+		weft_fault_arm(WEFT_FAULT_IO_URING_SETUP, state.options.fault_io_uring_setup);
+	if (state.options.fault_io_uring_enter)
+		weft_fault_arm(WEFT_FAULT_IO_URING_ENTER, state.options.fault_io_uring_enter);
+	if (state.options.fault_clone)
+		weft_fault_arm(WEFT_FAULT_CLONE, state.options.fault_clone);
+
+	/* From here on libc's text changes under our feet: no handler may run. */
+	weft_sys4(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all, (long)&mask, 8);
+	why = patch();
+	why = why ? why : start_runtime(mask);
+	if (why) {
+		if (state.patched && !weft_sites_uninstall())
+			state.patched = false;
+		weft_sys4(SYS_rt_sigprocmask, SIG_SETMASK, (long)&mask, 0, 8);
+		return why;
+	}
+	drop_rseq();
+	return NULL;
+}
+
+static void activate(void)
+{
+	const char *why;
+
+	if (weft_runtime_running() || state.given_up)
+		return;
+	weft_stats_call_name = weft_syscall_name;
+	why = try_activate();
+	if (why) {
+		state.given_up = true;
+		say_native(why);
+		return;
+	}
+	weft_report_start(&state.options);
+}

@@ -65,7 +65,8 @@ static long make_offloaded(void *arg)
 {
 	struct offloaded *o = arg;
 
-	return weft_sys_interruptible(o->attention, o->nr, o->args);
+	return weft_signals_after_write(
+		weft_sys_interruptible(o->attention, o->nr, o->args));
 }
 
 long weft_call_offload(const struct weft_call *c)

@@ -410,7 +410,10 @@ long sys_epoll_pwait2(struct weft_call *c)
 /* weft's own descriptors do not exist for the program (HAZARDS: closing loops). */
 long sys_close(struct weft_call *c)
 {
-	return weft_runtime_owns_fd((int)ARG1(c)) ? -EBADF : WEFT_RAW;
+	if (weft_runtime_owns_fd((int)ARG1(c)))
+		return -EBADF;
+	weft_io_closing((unsigned)ARG1(c), (unsigned)ARG1(c));
+	return WEFT_RAW;
 }
 
 long sys_dup2(struct weft_call *c)
@@ -420,6 +423,8 @@ long sys_dup2(struct weft_call *c)
 	/* Natively that number is free: weft moves out of the way. */
 	if (weft_runtime_owns_fd((int)ARG2(c)) && weft_runtime_move_fd((int)ARG2(c)))
 		return -EMFILE;
+	if (ARG1(c) != ARG2(c))
+		weft_io_closing((unsigned)ARG2(c), (unsigned)ARG2(c));
 	return WEFT_RAW;
 }
 
@@ -430,6 +435,8 @@ long sys_close_range(struct weft_call *c)
 	int low, high;
 	long r = 0;
 
+	if (first <= last && !(ARG3(c) & 4 /* CLOSE_RANGE_CLOEXEC */))
+		weft_io_closing((unsigned)first, (unsigned)last);
 	if (first > last || !weft_runtime_fd_range(&low, &high) || first > (uint64_t)high ||
 		last < (uint64_t)low)
 		return WEFT_RAW;

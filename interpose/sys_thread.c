@@ -512,6 +512,13 @@ long sys_native(struct weft_call *c)
 	return WEFT_RAW;
 }
 
+/* Calls that may run into RLIMIT_FSIZE. */
+long sys_native_write(struct weft_call *c)
+{
+	weft_count_native((unsigned)c->regs->rax);
+	return weft_signals_after_write(weft_call_plain(c));
+}
+
 /* Looks first; only a child that is not there yet costs a helper. */
 long sys_wait4(struct weft_call *c)
 {

@@ -345,8 +345,12 @@ static const char *start_runtime(uint64_t mask)
 	weft_io_scan_descriptors();
 	err = weft_runtime_start(&config, &what);
 	if (!err) {
+		struct fiber *f = weft_fiber_main();
+
 		if (weft_sys2(SYS_prctl, PR_GET_NAME, name) == 0)
-			weft_fiber_set_name(weft_fiber_main(), name);
+			weft_fiber_set_name(f, name);
+		/* Where libc had the kernel clear it when the thread ends: joiners wait there. */
+		weft_fiber_set_clear_tid(f, (int *)(weft_rdfsbase() + weft_libc.tid));
 		return NULL;
 	}
 	because = error_text(err);

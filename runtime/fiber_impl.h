@@ -81,6 +81,7 @@ struct fiber {
 	uint8_t io_cancelled;     /* cancel was submitted */
 	uint8_t io_how;           /* enum weft_wake to report */
 	uint64_t io_bits;         /* which of them are still in the ring */
+	int io_fd;                /* (a) the number it waits for, or -1 */
 	int again_fd;             /* (o) where it saw EAGAIN last, or -1 */
 	uint16_t again_events;    /* (o) … and for what */
 

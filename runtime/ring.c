@@ -70,6 +70,8 @@ int weft_ring_open(struct weft_ring **ret)
 		weft_ring_close(r);
 		return -ENOSYS;
 	}
+	/* A fork child must not keep it alive: with it, sockets of the parent's. */
+	io_uring_ring_dontfork(&r->ring);
 	*ret = r;
 	return 0;
 }
@@ -118,7 +120,7 @@ void weft_ring_close(struct weft_ring *r)
 }
 
 /*
- * In a fork child: the mappings are gone (MADV_DONTFORK below), the descriptor
+ * In a fork child: the mappings are gone (MADV_DONTFORK above), the descriptor
  * was inherited. Kept open it would keep the parent's sockets alive.
  */
 void weft_ring_forget(struct weft_ring *r)

@@ -295,8 +295,22 @@ static void watch_backlog(struct carrier *c)
 
 /* ---- the loop ------------------------------------------------------------- */
 
+/*
+ * liburing is compiled with the stack protector: it reads its canary through FS.
+ * The fiber whose FS base is still loaded may run and end elsewhere while we sleep
+ * in there, and its thread control block with it.
+ */
+static void leave_fs(struct carrier *c)
+{
+	if (c->fs_loaded == c->fs_own)
+		return;
+	weft_wrfsbase(c->fs_own);
+	c->fs_loaded = c->fs_own;
+}
+
 static void look_outside(struct carrier *c)
 {
+	leave_fs(c);
 	inbox_drain(c);
 	sig_inbox_drain(c);
 	if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE)
@@ -310,6 +324,7 @@ static void idle(struct carrier *c)
 {
 	uint64_t deadline;
 
+	leave_fs(c);
 	store_seq_cst(&c->sleeping, 1); /* [inbox-sleep] */
 	__atomic_add_fetch(&weft_rt.sleepers, 1, __ATOMIC_SEQ_CST);
 	deadline = load_seq_cst(&c->timers.first);

@@ -46,8 +46,10 @@ enum {
 static const uint64_t SYNCHRONOUS = BIT(SIGSEGV) | BIT(SIGBUS) | BIT(SIGFPE) |
 	BIT(SIGILL) | BIT(SIGTRAP) | BIT(SIGSYS);
 static const uint64_t UNBLOCKABLE = BIT(SIGKILL) | BIT(SIGSTOP);
+/* A terminal answers EIO to a background reader that blocks SIGTTIN: let it in. */
 static const uint64_t CARRIER_MASK = ~(BIT(SIGSEGV) | BIT(SIGBUS) | BIT(SIGFPE) |
-	BIT(SIGILL) | BIT(SIGTRAP) | BIT(SIGSYS) | BIT(KICK) | BIT(KICK_EINTR));
+	BIT(SIGILL) | BIT(SIGTRAP) | BIT(SIGSYS) | BIT(SIGTTIN) | BIT(SIGTTOU) | BIT(KICK) |
+	BIT(KICK_EINTR));
 
 /* The kernel's ucontext, which is shorter than the C library's ucontext_t. */
 struct kucontext {
@@ -1287,6 +1289,18 @@ void weft_signals_drain_pipe(void)
 	struct timespec zero = {0, 0};
 
 	weft_sys4(SYS_rt_sigtimedwait, (long)&set, 0, (long)&zero, 8);
+}
+
+long weft_signals_after_write(long r)
+{
+	unsigned char info[INFO_SIZE] __attribute__((aligned(8)));
+	struct timespec zero = {0, 0};
+	uint64_t set = BIT(SIGXFSZ);
+
+	if (unlikely(r == -EFBIG) &&
+		weft_sys4(SYS_rt_sigtimedwait, (long)&set, (long)info, (long)&zero, 8) > 0)
+		send_to_fiber(weft_fiber_self(), SIGXFSZ, info, false);
+	return r;
 }
 
 /* ---- life ----------------------------------------------------------------- */

@@ -89,6 +89,11 @@ enum weft_delivered weft_signals_deliver(struct weft_regs *regs);
 void weft_signals_raise_pipe(void);
 /* Takes the SIGPIPE that the kernel left pending on this carrier. */
 void weft_signals_drain_pipe(void);
+/*
+ * -EFBIG: the kernel has sent SIGXFSZ to this kernel thread, where it is blocked;
+ * it becomes the fiber's. Returns r.
+ */
+long weft_signals_after_write(long r);
 
 /*
  * A system call that a signal for the fiber interrupts (-EINTR), also when it

@@ -36,6 +36,8 @@ enum {
 	GUARD_INSTALL = 102,
 	GUARD_REMOVE = 103,
 };
+/* Beyond this a stack is not one of many: libc may map it itself. */
+static const size_t LARGEST = 16ull << 30;
 static const size_t WARM_BYTES = 64u << 20;
 /* Resident bytes of a stack nobody measured: the control block and a few frames. */
 static const size_t WARM_GUESS = 3 * PAGE;
@@ -302,6 +304,8 @@ long weft_stack_map(size_t size)
 	struct slab *s = NULL;
 	bool warm = false;
 
+	if (!size || size > LARGEST)
+		return -ENOMEM;
 	weft_lock(&lock);
 	c = class_of(size);
 	if (c)

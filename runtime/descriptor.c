@@ -1,0 +1,176 @@
+/*
+ * descriptor.c - what a descriptor says about itself, and closing it while
+ * somebody waits.
+ *
+ * Nothing here is trusted from one call to the next: O_NONBLOCK belongs to the
+ * open file, which other processes may share, so it is asked when a call is about
+ * to wait; a remembered kind only chooses which attempt comes first.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+
+#include "io_impl.h"
+
+enum { TABLE = 65536 }; /* numbers with a hint; higher ones work without */
+
+/* ---- time-outs ------------------------------------------------------------ */
+
+static int timeouts_possible; /* (a) */
+
+void weft_io_expect_timeouts(void)
+{
+	store_relaxed(&timeouts_possible, 1);
+}
+
+bool weft_fd_timeouts_possible(void)
+{
+	return load_relaxed(&timeouts_possible);
+}
+
+static long get_option(int fd, int option, void *value, socklen_t size)
+{
+	return weft_sys5(
+		SYS_getsockopt, fd, SOL_SOCKET, option, (long)value, (long)&size);
+}
+
+void weft_io_scan_descriptors(void)
+{
+	int misses = 0;
+
+	/* Low numbers are dense; a long gap ends the scan. */
+	for (int fd = 0; misses < 64 && !timeouts_possible; fd++) {
+		struct timeval in = {0, 0}, out = {0, 0};
+		int low = 1;
+		long r = get_option(fd, SO_RCVTIMEO, &in, sizeof in);
+
+		if (r == -EBADF) {
+			misses++;
+			continue;
+		}
+		misses = 0;
+		if (r)
+			continue;
+		get_option(fd, SO_SNDTIMEO, &out, sizeof out);
+		get_option(fd, SO_RCVLOWAT, &low, sizeof low);
+		if (in.tv_sec || in.tv_usec || out.tv_sec || out.tv_usec || low > 1)
+			timeouts_possible = 1;
+	}
+}
+
+uint64_t weft_fd_deadline(int fd, int option)
+{
+	struct timeval tv = {0, 0};
+
+	if (likely(!load_relaxed(&timeouts_possible)) || !option)
+		return WEFT_NO_DEADLINE;
+	if (get_option(fd, option, &tv, sizeof tv) || (!tv.tv_sec && !tv.tv_usec))
+		return WEFT_NO_DEADLINE;
+	return weft_now_ns() + (uint64_t)tv.tv_sec * 1000000000u + (uint64_t)tv.tv_usec * 1000u;
+}
+
+size_t weft_fd_low_water(int fd)
+{
+	int low = 1;
+
+	if (unlikely(load_relaxed(&timeouts_possible)))
+		get_option(fd, SO_RCVLOWAT, &low, sizeof low);
+	return low > 1 ? (size_t)low : 1;
+}
+
+/* ---- kinds ---------------------------------------------------------------- */
+
+static uint8_t hint[TABLE]; /* (a) enum weft_kind */
+
+enum weft_kind weft_fd_hint(int fd)
+{
+	return (unsigned)fd < TABLE ? (enum weft_kind)load_relaxed(&hint[fd])
+				    : WEFT_KIND_UNKNOWN;
+}
+
+void weft_fd_set_hint(int fd, enum weft_kind kind)
+{
+	if ((unsigned)fd < TABLE && load_relaxed(&hint[fd]) != kind)
+		store_relaxed(&hint[fd], (uint8_t)kind);
+}
+
+enum weft_kind weft_fd_kind(int fd)
+{
+	struct stat st;
+	enum weft_kind kind = WEFT_KIND_OTHER;
+
+	if (weft_sys2(SYS_fstat, fd, &st))
+		return WEFT_KIND_FILE; /* let the plain call say what is wrong */
+	if (S_ISSOCK(st.st_mode))
+		kind = WEFT_KIND_SOCKET;
+	else if (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) || S_ISBLK(st.st_mode))
+		kind = WEFT_KIND_FILE;
+	weft_fd_set_hint(fd, kind);
+	return kind;
+}
+
+bool weft_fd_nonblocking(int fd)
+{
+	long flags = weft_sys3(SYS_fcntl, fd, F_GETFL, 0);
+
+	return weft_sys_failed(flags) || flags & O_NONBLOCK;
+}
+
+int weft_fd_poll_now(int fd, unsigned events)
+{
+	struct pollfd p = {fd, (short)events, 0};
+
+	return weft_sys3(SYS_poll, (long)&p, 1, 0) > 0 ? p.revents : 0;
+}
+
+void weft_fd_note_again(int fd, unsigned events)
+{
+	struct fiber *f = weft_fiber_self();
+
+	f->again_fd = fd;
+	f->again_events = (uint16_t)events;
+}
+
+/* ---- closing what somebody waits for -------------------------------------- */
+
+static uint16_t busy[TABLE]; /* (a) how many fibers wait for this number */
+
+void weft_fd_busy(int fd, int delta)
+{
+	if ((unsigned)fd < TABLE)
+		__atomic_fetch_add(&busy[fd], (uint16_t)delta, __ATOMIC_SEQ_CST);
+}
+
+/* A duplicate where it does not disturb the lowest free numbers. */
+static int duplicate(int fd)
+{
+	long to = weft_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 512);
+
+	if (weft_sys_failed(to))
+		to = weft_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 3);
+	return (int)to;
+}
+
+/*
+ * The numbers first..last are about to be closed or to mean something else. A
+ * fiber that waits for one of them keeps its file under another number, which it
+ * finds when it wakes up (weft_io_wait_ready) and closes when its call ends.
+ */
+void weft_io_closing(unsigned first, unsigned last)
+{
+	if (first == last && first < TABLE && likely(!load_seq_cst(&busy[first])))
+		return;
+	for (uint32_t i = 0; i < load_acquire(&weft_rt.fresh); i++) {
+		struct fiber *f = &weft_rt.chunk[i / WEFT_FIBER_CHUNK][i % WEFT_FIBER_CHUNK];
+		int fd = load_seq_cst(&f->io_fd), to;
+
+		if (fd < 0 || (unsigned)fd < first || (unsigned)fd > last)
+			continue;
+		to = duplicate(fd);
+		/* It woke up meanwhile: then its call ends now, with this file still. */
+		if (to >= 0 && !cas_seq_cst(&f->io_fd, &fd, to))
+			weft_sys1(SYS_close, to);
+	}
+}

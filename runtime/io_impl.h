@@ -1,0 +1,60 @@
+/* io_impl.h - what the files behind io.h share. */
+#pragma once
+#include "io.h"
+#include "sched_impl.h"
+
+/* ---- io.c: operations in the ring ----------------------------------------- */
+
+enum { WEFT_POLL_MANY = 64 }; /* descriptors that one poll may have in the ring */
+
+/*
+ * The file that a call works on. Its number may stop meaning it while the fiber
+ * waits (close, dup2 by another thread), but a blocked call stays with its file:
+ * whoever closes the number first gives the waiting fiber another one.
+ */
+struct weft_held {
+	int fd;
+	bool moved; /* fd is ours, to be closed by weft_held_release */
+};
+
+static inline void weft_held_release(struct weft_held *h)
+{
+	if (unlikely(h->moved))
+		weft_sys1(SYS_close, h->fd);
+}
+
+/* Readiness: revents (> 0), -ETIMEDOUT, -EINTR, -EBADF, … */
+long weft_io_wait_ready(struct weft_held *h, unsigned events, uint64_t deadline,
+	enum weft_park_reason reason);
+/* The same for several descriptors: >= 0 when something happened to one of them. */
+long weft_io_wait_many(
+	struct pollfd *fds, unsigned n, uint64_t deadline, enum weft_park_reason reason);
+/* WEFT_STRESS=wouldblock: through the ring once before the first attempt. */
+void weft_io_pretend_to_block(int fd, unsigned events);
+
+static inline bool weft_io_forced_to_fail(void)
+{
+	return unlikely(weft_rt.config.stress_wouldblock);
+}
+
+/* ---- descriptor.c: what a descriptor says about itself -------------------- */
+
+enum weft_kind { WEFT_KIND_UNKNOWN, WEFT_KIND_SOCKET, WEFT_KIND_FILE, WEFT_KIND_OTHER };
+
+/* What it was last time; a hint that every user of it verifies. */
+enum weft_kind weft_fd_hint(int fd);
+void weft_fd_set_hint(int fd, enum weft_kind kind);
+/* What it is (fstat). */
+enum weft_kind weft_fd_kind(int fd);
+bool weft_fd_nonblocking(int fd);
+int weft_fd_poll_now(int fd, unsigned events);
+/* SO_RCVTIMEO or SO_SNDTIMEO as a deadline; `option` 0: none. */
+uint64_t weft_fd_deadline(int fd, int option);
+/* SO_RCVLOWAT. */
+size_t weft_fd_low_water(int fd);
+/* Does any socket have a time-out or a low-water mark? */
+bool weft_fd_timeouts_possible(void);
+/* The calling fiber just saw EAGAIN on fd: its next poll there will block. */
+void weft_fd_note_again(int fd, unsigned events);
+/* Marks fd as waited for; see weft_io_closing. */
+void weft_fd_busy(int fd, int delta);

@@ -1,0 +1,235 @@
+/*
+ * multiplex.c - poll, select and epoll_wait for fibers.
+ *
+ * What a call looks for is polled for in the ring; the answer is the kernel's own,
+ * from the same call with no time to wait, so that it tells all that is ready.
+ */
+#include <errno.h>
+#include <sys/epoll.h>
+#include <time.h>
+
+#include "io_impl.h"
+
+
+struct poll_call {
+	struct pollfd *fds;
+	unsigned n;
+	uint64_t deadline;
+};
+
+static void time_left(uint64_t deadline, struct timespec *ret)
+{
+	uint64_t now = weft_now_ns(), left = deadline > now ? deadline - now : 0;
+
+	ret->tv_sec = (time_t)(left / 1000000000u);
+	ret->tv_nsec = (long)(left % 1000000000u);
+}
+
+static long poll_plain(void *arg)
+{
+	struct poll_call *p = arg;
+	struct timespec ts;
+
+	if (p->deadline != WEFT_NO_DEADLINE)
+		time_left(p->deadline, &ts);
+	return weft_sys5(SYS_ppoll, (long)p->fds, p->n,
+		p->deadline == WEFT_NO_DEADLINE ? 0 : (long)&ts, 0, 8);
+}
+
+/*
+ * The kernel completes a poll request with the mask of the wake-up, not of the
+ * file: data on a socket comes as IN|PRI|RDBAND, the end of a pipe as everything
+ * at once (io_uring/poll.c). Plain readiness can be believed, the rest is asked.
+ */
+static bool believable(long mask)
+{
+	return mask == POLLIN || mask == POLLOUT;
+}
+
+/* One descriptor: the completion is poll's answer, with no call before or after. */
+static long poll_one(struct pollfd *p, uint64_t deadline)
+{
+	for (;;) {
+		struct weft_held file = {p->fd, false};
+		long r = weft_io_wait_ready(
+			&file, (unsigned short)p->events, deadline, WEFT_REASON_POLL);
+
+		/* poll looks at the number again each time: a closed one is POLLNVAL. */
+		weft_held_release(&file);
+		p->revents = 0;
+		if (r == -EINTR)
+			return r;
+		if (believable(r)) {
+			p->revents = (short)r;
+			return 1;
+		}
+		/* Also the last look after a time-out, and what went wrong. */
+		if (r == -ETIMEDOUT)
+			deadline = 0;
+		r = weft_sys3(SYS_poll, (long)p, 1, 0);
+		if (r || !deadline)
+			return r;
+	}
+}
+
+/*
+ * The program saw EAGAIN on this very descriptor a moment ago: polling it will
+ * block, so the look that costs a system call is saved.
+ */
+static bool expected_to_block(const struct pollfd *fds, unsigned n)
+{
+	struct fiber *f = weft_fiber_self();
+	int fd = f->again_fd;
+	uint32_t readable;
+
+	f->again_fd = -1;
+	return n == 1 && fd >= 0 && !weft_load_user((const uint32_t *)fds, &readable) &&
+		fds->fd == fd && !(fds->events & ~(int)f->again_events);
+}
+
+long weft_io_try_poll(struct pollfd *fds, unsigned n, int timeout_ms)
+{
+	long r;
+
+	if (timeout_ms && (weft_io_forced_to_fail() || expected_to_block(fds, n)))
+		return WEFT_WOULD_BLOCK;
+	r = n || !timeout_ms ? weft_sys3(SYS_poll, (long)fds, n, 0) : 0;
+	return r || !timeout_ms ? r : WEFT_WOULD_BLOCK;
+}
+
+long weft_io_poll(struct pollfd *fds, unsigned n, uint64_t deadline, bool tried)
+{
+	if (deadline && (weft_io_forced_to_fail() || expected_to_block(fds, n)))
+		tried = true;
+	for (;;) {
+		long r = 0;
+
+		if (tried) {
+			tried = false;
+		} else if (n) {
+			r = weft_sys3(SYS_poll, (long)fds, n, 0);
+			if (r || deadline == 0)
+				return r;
+		}
+		if (n == 1 && fds->fd >= 0)
+			return poll_one(fds, deadline);
+		if (n > WEFT_POLL_MANY) {
+			struct poll_call p = {fds, n, deadline};
+
+			return weft_offload(poll_plain, &p);
+		}
+		bool any = false;
+
+		for (unsigned i = 0; i < n; i++)
+			any |= fds[i].fd >= 0;
+		if (any)
+			r = weft_io_wait_many(fds, n, deadline, WEFT_REASON_POLL);
+		else if (weft_sleep_until(deadline) == WEFT_WAKE_TIMEOUT)
+			r = -ETIMEDOUT;
+		else
+			r = -EINTR;
+		if (r == -EINTR)
+			return r;
+		if (r == -ETIMEDOUT)
+			deadline = 0; /* one last look, or plain 0 */
+		if (r == -ETIMEDOUT && !n)
+			return 0;
+	}
+}
+
+struct select_call {
+	int n;
+	void *set[3];
+	uint64_t deadline;
+};
+
+static long select_plain(void *arg)
+{
+	struct select_call *s = arg;
+	struct timespec ts;
+
+	if (s->deadline != WEFT_NO_DEADLINE)
+		time_left(s->deadline, &ts);
+	return weft_sys6(SYS_pselect6, s->n, (long)s->set[0], (long)s->set[1],
+		(long)s->set[2], s->deadline == WEFT_NO_DEADLINE ? 0 : (long)&ts, 0);
+}
+
+static bool in_set(const void *set, int fd)
+{
+	return set && ((const unsigned long *)set)[fd / 64] >> (fd % 64) & 1;
+}
+
+enum { SELECT_WORDS = 16 }; /* FD_SETSIZE */
+
+/*
+ * select's sets are both question and answer, so the question is kept. What it
+ * looks for is polled for in the ring; the answer is the kernel's own, from a
+ * select that does not wait.
+ */
+long weft_io_select(int n, void *in, void *out, void *ex, uint64_t deadline)
+{
+	struct select_call call = {n, {in, out, ex}, deadline};
+	unsigned long ask[3][SELECT_WORDS];
+	struct pollfd fds[WEFT_POLL_MANY];
+	size_t bytes = ((size_t)(n > 0 ? n : 0) + 63) / 64 * 8;
+	unsigned count = 0;
+
+	if (n < 0 || n > SELECT_WORDS * 64)
+		return weft_offload(select_plain, &call);
+	for (int k = 0; k < 3; k++)
+		if (call.set[k])
+			weft_memcpy(ask[k], call.set[k], bytes);
+	for (int fd = 0; fd < n; fd++) {
+		short events = 0;
+
+		events |= in_set(in, fd) ? POLLIN : 0;
+		events |= in_set(out, fd) ? POLLOUT : 0;
+		events |= in_set(ex, fd) ? POLLPRI : 0;
+		if (!events)
+			continue;
+		if (count == WEFT_POLL_MANY)
+			return weft_offload(select_plain, &call);
+		fds[count++] = (struct pollfd){fd, events, 0};
+	}
+	for (;;) {
+		struct select_call now = {n, {in, out, ex}, 0};
+		long r = select_plain(&now);
+
+		if (r || deadline == 0)
+			return r;
+		if (count) {
+			r = weft_io_wait_many(fds, count, deadline, WEFT_REASON_SELECT);
+		} else {
+			r = weft_sleep_until(deadline) == WEFT_WAKE_TIMEOUT ? -ETIMEDOUT
+									    : -EINTR;
+		}
+		for (int k = 0; k < 3; k++)
+			if (call.set[k])
+				weft_memcpy(call.set[k], ask[k], bytes);
+		if (r == -EINTR)
+			return r;
+		if (r == -ETIMEDOUT)
+			deadline = 0;
+	}
+}
+
+long weft_io_epoll_wait(int epfd, void *events, int max, uint64_t deadline)
+{
+	struct weft_held set = {epfd, false};
+	long r;
+
+	for (;;) {
+		r = weft_sys4(SYS_epoll_wait, set.fd, (long)events, max, 0);
+		if (r || deadline == 0)
+			break;
+		r = weft_io_wait_ready(&set, POLLIN, deadline, WEFT_REASON_EPOLL);
+		if (r == -EINTR)
+			break;
+		if (r == -ETIMEDOUT)
+			deadline = 0;
+		else if (r < 0)
+			break;
+	}
+	weft_held_release(&set);
+	return r;
+}

@@ -1,0 +1,578 @@
+/*
+ * transfer.c - turning non-blocking transfers into blocking calls.
+ *
+ * One loop for each direction: attempt; when it would block, ask once whether the
+ * descriptor is a blocking one; wait for readiness; attempt again, until the
+ * blocking call's contract is met. A completion or a readiness is never yet a
+ * result. What was transferred counts: after the first byte no error, signal or
+ * time-out is reported, but the amount.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/socket.h>
+
+#include "io_impl.h"
+#include "signals.h"
+
+enum {
+	REST = 8,           /* iovec entries on a small stack; a longer rest takes more rounds */
+	EMPTY_PROMISES = 3, /* how often readiness may be wrong before the kernel waits */
+	NOWAIT = 8,         /* RWF_NOWAIT */
+	IOV_LIMIT = 1024,   /* UIO_MAXIOV */
+};
+
+static size_t iov_total(const struct iovec *iov, size_t n)
+{
+	size_t total = 0;
+
+	for (size_t i = 0; i < n; i++)
+		total += iov[i].iov_len;
+	return total;
+}
+
+/*
+ * The part of iov[] behind the first `skip` bytes, at most REST entries of it.
+ * Returns how many entries `out` holds.
+ */
+static int iov_rest(const struct iovec *iov, size_t n, size_t skip, struct iovec *out)
+{
+	int k = 0;
+
+	for (size_t i = 0; i < n && k < REST; i++) {
+		if (skip >= iov[i].iov_len) {
+			skip -= iov[i].iov_len;
+			continue;
+		}
+		out[k].iov_base = (char *)iov[i].iov_base + skip;
+		out[k++].iov_len = iov[i].iov_len - skip;
+		skip = 0;
+	}
+	return k;
+}
+
+/* ---- incoming ------------------------------------------------------------- */
+
+struct incoming {
+	struct weft_held file;
+	int flags;
+	void *addr, *addrlen; /* recvfrom */
+	struct msghdr *msg;   /* recvmsg */
+	struct iovec iov;     /* recv: what is still to fill */
+	const struct iovec *vec; /* read on a special file */
+	int count;
+	bool tried;
+};
+
+static long receive(const struct incoming *in, int extra)
+{
+	if (in->msg)
+		return weft_sys3(SYS_recvmsg, in->file.fd, (long)in->msg, in->flags | extra);
+	return weft_sys6(SYS_recvfrom, in->file.fd, (long)in->iov.iov_base,
+		(long)in->iov.iov_len, in->flags | extra, (long)in->addr, (long)in->addrlen);
+}
+
+static long receive_plain(void *arg)
+{
+	return receive(arg, 0);
+}
+
+/*
+ * A blocking receive. MSG_WAITALL of a plain buffer is gathered here; with
+ * ancillary data, peeking or a low-water mark only the kernel knows when enough has
+ * come: that one call is made on a helper thread.
+ */
+static long receive_blocking(struct incoming *in)
+{
+	unsigned events = in->flags & MSG_OOB ? POLLPRI : POLLIN;
+	bool all = in->flags & MSG_WAITALL, known_blocking = in->tried;
+	size_t got = 0;
+	long r;
+
+	if (in->flags & (MSG_DONTWAIT | MSG_ERRQUEUE)) {
+		r = receive(in, 0);
+		if (r == -EAGAIN)
+			weft_fd_note_again(in->file.fd, events);
+		return r;
+	}
+	if (unlikely(all || weft_fd_low_water(in->file.fd) > 1)) {
+		if (weft_fd_nonblocking(in->file.fd))
+			return receive(in, 0);
+		known_blocking = true;
+		if (in->msg || in->flags & MSG_PEEK || !all)
+			return weft_offload(receive_plain, in);
+	}
+	weft_io_pretend_to_block(in->file.fd, events);
+	for (;; in->tried = false) {
+		r = in->tried ? -EAGAIN : receive(in, MSG_DONTWAIT);
+		if (r > 0 && all) {
+			got += (size_t)r;
+			in->iov.iov_base = (char *)in->iov.iov_base + r;
+			in->iov.iov_len -= (size_t)r;
+			r = in->iov.iov_len ? -EAGAIN : 0;
+		}
+		if (r == -EAGAIN && !known_blocking) {
+			known_blocking = !weft_fd_nonblocking(in->file.fd);
+			if (!known_blocking)
+				weft_fd_note_again(in->file.fd, events);
+		}
+		if (r != -EAGAIN || !known_blocking)
+			break;
+		r = weft_io_wait_ready(&in->file, events,
+			weft_fd_deadline(in->file.fd, SO_RCVTIMEO), WEFT_REASON_READ);
+		if (r == -ETIMEDOUT)
+			r = -EAGAIN;
+		if (r < 0)
+			break;
+	}
+	if (got)
+		return (long)got + (r > 0 ? r : 0);
+	return r;
+}
+
+long weft_io_recv(int fd, void *buf, size_t len, int flags, void *addr, void *addrlen,
+	bool tried)
+{
+	struct incoming in = {.file = {fd, false},
+		.flags = flags,
+		.iov = {buf, len},
+		.addr = addr,
+		.addrlen = addrlen,
+		.tried = tried};
+	long r = receive_blocking(&in);
+
+	weft_held_release(&in.file);
+	return r;
+}
+
+long weft_io_recvmsg(int fd, struct msghdr *msg, int flags)
+{
+	struct incoming in = {.file = {fd, false}, .flags = flags, .msg = msg};
+	/* The kernel writes these back even when it then says EAGAIN. */
+	socklen_t namelen = msg->msg_namelen;
+	size_t controllen = msg->msg_controllen;
+	long r = receive_blocking(&in);
+
+	weft_held_release(&in.file);
+	if (r < 0) {
+		msg->msg_namelen = namelen;
+		msg->msg_controllen = controllen;
+	} else if (controllen && msg->msg_controllen) {
+		/* Descriptors may have arrived, with time-outs of their own. */
+		weft_io_expect_timeouts();
+	}
+	return r;
+}
+
+long weft_io_recvmmsg(
+	int fd, struct mmsghdr *vec, unsigned n, unsigned flags, const struct timespec *t)
+{
+	unsigned done = 0;
+	uint64_t deadline = WEFT_NO_DEADLINE;
+
+	if (!n || flags & (MSG_DONTWAIT | MSG_ERRQUEUE))
+		return weft_sys5(SYS_recvmmsg, fd, (long)vec, n, flags, (long)t);
+	if (t) {
+		if (t->tv_sec < 0 || (uint64_t)t->tv_nsec >= 1000000000u)
+			return -EINVAL;
+		deadline = weft_now_ns() + (uint64_t)t->tv_sec * 1000000000u +
+			(uint64_t)t->tv_nsec;
+	}
+	/* recvmmsg(2): blocks for each message; the time-out is looked at between. */
+	while (done < n) {
+		int f = (int)(flags & ~(unsigned)MSG_WAITFORONE);
+		long r;
+
+		if (done && flags & MSG_WAITFORONE)
+			f |= MSG_DONTWAIT;
+		r = weft_io_recvmsg(fd, &vec[done].msg_hdr, f);
+		if (r < 0)
+			return done ? (long)done : r;
+		vec[done++].msg_len = (unsigned)r;
+		if (deadline != WEFT_NO_DEADLINE && weft_now_ns() >= deadline)
+			break;
+	}
+	return done;
+}
+
+/* ---- outgoing ------------------------------------------------------------- */
+
+struct outgoing {
+	struct weft_held file;
+	long (*attempt)(struct outgoing *o); /* the rest, without waiting */
+	int flags;
+	int timeout; /* SO_SNDTIMEO, or 0 for what is no socket */
+	const void *buf; /* send */
+	const void *addr;
+	unsigned addrlen;
+	const struct msghdr *msg; /* sendmsg */
+	const struct iovec *iov;  /* write on a special file */
+	int count;
+	size_t total, done;
+	bool tried;
+};
+
+static long send_rest(struct outgoing *o, int extra)
+{
+	return weft_sys6(SYS_sendto, o->file.fd, (long)o->buf + (long)o->done,
+		(long)(o->total - o->done), o->flags | extra | MSG_NOSIGNAL, (long)o->addr,
+		o->addrlen);
+}
+
+static long attempt_send(struct outgoing *o)
+{
+	return send_rest(o, MSG_DONTWAIT);
+}
+
+static long sendmsg_rest(struct outgoing *o, int extra)
+{
+	struct iovec rest[REST];
+	struct msghdr m = {.msg_iov = rest};
+
+	if (!o->done)
+		return weft_sys3(SYS_sendmsg, o->file.fd, (long)o->msg,
+			o->flags | extra | MSG_NOSIGNAL);
+	/* The name and the control data went with the first part. */
+	m.msg_iovlen = (size_t)iov_rest(o->msg->msg_iov, o->msg->msg_iovlen, o->done, rest);
+	return weft_sys3(SYS_sendmsg, o->file.fd, (long)&m, o->flags | extra | MSG_NOSIGNAL);
+}
+
+static long attempt_sendmsg(struct outgoing *o)
+{
+	return sendmsg_rest(o, MSG_DONTWAIT);
+}
+
+static long raw_writev(int fd, const struct iovec *iov, int n)
+{
+	return n == 1 ? weft_sys3(SYS_write, fd, (long)iov->iov_base, (long)iov->iov_len)
+		      : weft_sys3(SYS_writev, fd, (long)iov, n);
+}
+
+/*
+ * Pipes and special files, at the current position. Where there is no form that
+ * does not wait, readiness comes first.
+ */
+static long attempt_write(struct outgoing *o)
+{
+	struct iovec rest[REST];
+	const struct iovec *iov = o->iov;
+	int n = o->count;
+	long r;
+
+	if (o->done) {
+		n = iov_rest(o->iov, (size_t)o->count, o->done, rest);
+		iov = rest;
+	}
+	r = weft_sys6(SYS_pwritev2, o->file.fd, (long)iov, n, -1, -1, NOWAIT);
+	if (r == -EOPNOTSUPP) {
+		if (weft_fd_poll_now(o->file.fd, POLLOUT) || weft_fd_nonblocking(o->file.fd))
+			r = raw_writev(o->file.fd, iov, n);
+		else
+			r = -EAGAIN;
+	}
+	/* The kernel has raised SIGPIPE on this carrier, where it is blocked. */
+	if (r == -EPIPE)
+		weft_signals_drain_pipe();
+	return r;
+}
+
+static long send_plain(void *arg)
+{
+	struct outgoing *o = arg;
+
+	return o->msg ? sendmsg_rest(o, 0) : send_rest(o, 0);
+}
+
+/*
+ * A blocking send or write. POLLOUT may promise what a datagram socket cannot keep
+ * (a full peer that is not the connected one): after a few empty promises the
+ * kernel waits instead, on a helper thread.
+ */
+static long send_blocking(struct outgoing *o)
+{
+	bool known_blocking = o->tried;
+	int empty = 0;
+	long r;
+
+	weft_io_pretend_to_block(o->file.fd, POLLOUT);
+	for (;; o->tried = false) {
+		r = o->tried ? -EAGAIN : o->attempt(o);
+		if (r >= 0) {
+			o->done += (size_t)r;
+			if (o->done >= o->total)
+				break;
+			empty = 0;
+			r = -EAGAIN;
+		}
+		if (r == -EAGAIN && !known_blocking) {
+			known_blocking = !weft_fd_nonblocking(o->file.fd);
+			if (!known_blocking)
+				weft_fd_note_again(o->file.fd, POLLOUT);
+		}
+		if (r != -EAGAIN || !known_blocking)
+			break;
+		if (o->timeout && ++empty > EMPTY_PROMISES) {
+			r = weft_offload(send_plain, o);
+			if (r > 0)
+				o->done += (size_t)r;
+			break;
+		}
+		r = weft_io_wait_ready(&o->file, POLLOUT,
+			weft_fd_deadline(o->file.fd, o->timeout), WEFT_REASON_WRITE);
+		if (r == -ETIMEDOUT)
+			r = -EAGAIN;
+		if (r == -EPERM) /* a file that cannot be polled never makes one wait */
+			r = raw_writev(o->file.fd, o->iov, o->count);
+		if (r < 0)
+			break;
+	}
+	weft_held_release(&o->file);
+	if (o->done)
+		return (long)o->done;
+	/* The kernel was told MSG_NOSIGNAL; the fiber gets its SIGPIPE here (D7). */
+	if (r == -EPIPE && !(o->flags & MSG_NOSIGNAL))
+		weft_signals_raise_pipe();
+	return r;
+}
+
+long weft_io_send(int fd, const void *buf, size_t len, int flags, const void *addr,
+	unsigned addrlen, bool tried)
+{
+	struct outgoing o = {.file = {fd, false},
+		.attempt = attempt_send,
+		.flags = flags,
+		.timeout = SO_SNDTIMEO,
+		.buf = buf,
+		.total = len,
+		.addr = addr,
+		.addrlen = addrlen,
+		.tried = tried};
+	long r;
+
+	if (!(flags & MSG_DONTWAIT))
+		return send_blocking(&o);
+	r = send_rest(&o, 0);
+	if (r == -EAGAIN)
+		weft_fd_note_again(fd, POLLOUT);
+	if (r == -EPIPE && !(flags & MSG_NOSIGNAL))
+		weft_signals_raise_pipe();
+	return r;
+}
+
+long weft_io_sendmsg(int fd, const struct msghdr *msg, int flags)
+{
+	struct outgoing o = {.file = {fd, false},
+		.attempt = attempt_sendmsg,
+		.flags = flags,
+		.timeout = SO_SNDTIMEO,
+		.msg = msg,
+		.total = iov_total(msg->msg_iov, msg->msg_iovlen)};
+	long r;
+
+	if (!(flags & MSG_DONTWAIT) && msg->msg_iovlen <= IOV_LIMIT)
+		return send_blocking(&o);
+	r = sendmsg_rest(&o, 0);
+	if (r == -EAGAIN)
+		weft_fd_note_again(fd, POLLOUT);
+	if (r == -EPIPE && !(flags & MSG_NOSIGNAL))
+		weft_signals_raise_pipe();
+	return r;
+}
+
+long weft_io_sendmmsg(int fd, struct mmsghdr *vec, unsigned n, unsigned flags)
+{
+	unsigned done = 0;
+
+	if (!n || flags & MSG_DONTWAIT)
+		return weft_sys4(SYS_sendmmsg, fd, (long)vec, n, flags);
+	if (n > IOV_LIMIT) /* sendmmsg(2): more are cut off */
+		n = IOV_LIMIT;
+	while (done < n) {
+		long r = weft_io_sendmsg(fd, &vec[done].msg_hdr, (int)flags);
+
+		if (r < 0)
+			return done ? (long)done : r;
+		vec[done++].msg_len = (unsigned)r;
+	}
+	return done;
+}
+
+/* ---- read and write on anything ------------------------------------------- */
+
+static long raw_readv(int fd, const struct iovec *iov, int n)
+{
+	return n == 1 ? weft_sys3(SYS_read, fd, (long)iov->iov_base, (long)iov->iov_len)
+		      : weft_sys3(SYS_readv, fd, (long)iov, n);
+}
+
+/*
+ * read on something that is neither a socket nor a regular file. Files without a
+ * non-blocking form (EOPNOTSUPP: ttys, timerfd on old kernels) are waited for and
+ * then read plainly; when another reader is faster that blocks the carrier.
+ */
+static long read_special(int fd, const struct iovec *iov, int n)
+{
+	struct weft_held file = {fd, false};
+	bool known_blocking = false;
+	long r;
+
+	weft_io_pretend_to_block(fd, POLLIN);
+	for (;;) {
+		r = weft_sys6(SYS_preadv2, file.fd, (long)iov, n, -1, -1, NOWAIT);
+		if (r == -EOPNOTSUPP)
+			r = weft_fd_poll_now(file.fd, POLLIN) ? raw_readv(file.fd, iov, n)
+							      : -EAGAIN;
+		if (r != -EAGAIN)
+			break;
+		if (!known_blocking && weft_fd_nonblocking(file.fd)) {
+			weft_fd_note_again(file.fd, POLLIN);
+			break;
+		}
+		known_blocking = true;
+		r = weft_io_wait_ready(&file, POLLIN, WEFT_NO_DEADLINE, WEFT_REASON_READ);
+		if (r == -EPERM) /* cannot be polled: never makes one wait */
+			r = raw_readv(file.fd, iov, n);
+		else if (r > 0)
+			continue;
+		break;
+	}
+	weft_held_release(&file);
+	return r;
+}
+
+long weft_io_read(int fd, const struct iovec *iov, int n, bool tried)
+{
+	enum weft_kind kind = weft_fd_hint(fd);
+
+	/* Reading nothing never waits, and must not eat a datagram. */
+	if (n <= 0 || n > IOV_LIMIT || (n == 1 && !iov->iov_len))
+		return raw_readv(fd, iov, n);
+	if (kind == WEFT_KIND_SOCKET || kind == WEFT_KIND_UNKNOWN) {
+		struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov,
+			.msg_iovlen = (size_t)n};
+		long r = n == 1 ? weft_io_recv(fd, iov->iov_base, iov->iov_len, 0, NULL,
+					   NULL, tried)
+				: weft_io_recvmsg(fd, &m, 0);
+
+		if (r != -ENOTSOCK) {
+			weft_fd_set_hint(fd, WEFT_KIND_SOCKET);
+			return r;
+		}
+	}
+	switch (weft_fd_kind(fd)) {
+	case WEFT_KIND_SOCKET:
+		return weft_io_read(fd, iov, n, false);
+	case WEFT_KIND_FILE:
+		return raw_readv(fd, iov, n);
+	default:
+		return read_special(fd, iov, n);
+	}
+}
+
+long weft_io_write(int fd, const struct iovec *iov, int n, bool tried)
+{
+	enum weft_kind kind = weft_fd_hint(fd);
+
+	if (n <= 0 || n > IOV_LIMIT || (n == 1 && !iov->iov_len))
+		return raw_writev(fd, iov, n);
+	if (kind == WEFT_KIND_SOCKET || kind == WEFT_KIND_UNKNOWN) {
+		struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov,
+			.msg_iovlen = (size_t)n};
+		long r = n == 1 ? weft_io_send(fd, iov->iov_base, iov->iov_len, 0, NULL, 0,
+					   tried)
+				: weft_io_sendmsg(fd, &m, 0);
+
+		if (r != -ENOTSOCK) {
+			weft_fd_set_hint(fd, WEFT_KIND_SOCKET);
+			return r;
+		}
+	}
+	switch (weft_fd_kind(fd)) {
+	case WEFT_KIND_SOCKET:
+		return weft_io_write(fd, iov, n, false);
+	case WEFT_KIND_FILE:
+		return weft_signals_after_write(raw_writev(fd, iov, n));
+	default: {
+		struct outgoing o = {.file = {fd, false},
+			.attempt = attempt_write,
+			.iov = iov,
+			.count = n,
+			.total = iov_total(iov, (size_t)n)};
+
+		return send_blocking(&o);
+	}
+	}
+}
+
+/* ---- first attempts, for the front door ----------------------------------- */
+
+long weft_io_try_recv(int fd, void *buf, size_t len, int flags)
+{
+	long r;
+
+	/* These wait for an amount, or for more than data: the full call knows. */
+	if (unlikely(flags & (MSG_WAITALL | MSG_OOB | MSG_ERRQUEUE)) ||
+		unlikely(weft_fd_timeouts_possible()) || weft_io_forced_to_fail())
+		return WEFT_FULL_PATH;
+	r = weft_sys6(SYS_recvfrom, fd, (long)buf, (long)len, flags | MSG_DONTWAIT, 0, 0);
+	if (r != -EAGAIN) {
+		if (likely(r >= 0))
+			weft_fd_set_hint(fd, WEFT_KIND_SOCKET);
+		return r;
+	}
+	if (!(flags & MSG_DONTWAIT) && !weft_fd_nonblocking(fd))
+		return WEFT_WOULD_BLOCK;
+	weft_fd_note_again(fd, POLLIN);
+	return r;
+}
+
+long weft_io_try_send(int fd, const void *buf, size_t len, int flags)
+{
+	long r;
+
+	if (weft_io_forced_to_fail())
+		return WEFT_FULL_PATH;
+	r = weft_sys6(SYS_sendto, fd, (long)buf, (long)len,
+		flags | MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0);
+	if (likely(r == (long)len)) {
+		weft_fd_set_hint(fd, WEFT_KIND_SOCKET);
+		return r;
+	}
+	if (r == -EPIPE && !(flags & MSG_NOSIGNAL))
+		weft_signals_raise_pipe();
+	if (r < 0 && r != -EAGAIN)
+		return r;
+	/* Nothing or a part: is waiting for the rest what the caller wants? */
+	if (flags & MSG_DONTWAIT || weft_fd_nonblocking(fd)) {
+		weft_fd_note_again(fd, POLLOUT);
+		return r;
+	}
+	if (r < 0)
+		return WEFT_WOULD_BLOCK;
+
+	long more = weft_io_send(
+		fd, (const char *)buf + r, len - (size_t)r, flags, NULL, 0, true);
+
+	return more > 0 ? r + more : r;
+}
+
+static long only_for_sockets(int fd, long r)
+{
+	if (likely(r != -ENOTSOCK))
+		return r;
+	weft_fd_set_hint(fd, WEFT_KIND_UNKNOWN);
+	return WEFT_FULL_PATH;
+}
+
+long weft_io_try_read(int fd, void *buf, size_t len)
+{
+	if (weft_fd_hint(fd) != WEFT_KIND_SOCKET || !len)
+		return WEFT_FULL_PATH;
+	return only_for_sockets(fd, weft_io_try_recv(fd, buf, len, 0));
+}
+
+long weft_io_try_write(int fd, const void *buf, size_t len)
+{
+	if (weft_fd_hint(fd) != WEFT_KIND_SOCKET || !len)
+		return WEFT_FULL_PATH;
+	return only_for_sockets(fd, weft_io_try_send(fd, buf, len, 0));
+}

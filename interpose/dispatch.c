@@ -129,7 +129,7 @@ static void dispatch_fiber(struct weft_call *c)
 	weft_fiber_in_weft(c->fiber, true);
 	weft_fiber_set_vector_live(c->fiber,
 		!(weft_slot_site(weft_slot_of(r->raw))->flags & WEFT_SITE_NO_VECTOR));
-	c->tried = weft_fiber_take_tried(c->fiber);
+	c->tried = (enum weft_tried)weft_fiber_take_tried(c->fiber);
 	for (;;) {
 		enum weft_delivered d;
 
@@ -151,7 +151,7 @@ static void dispatch_fiber(struct weft_call *c)
 			break;
 		/* No handler ran, or all of them were installed with SA_RESTART. */
 		c->again = true;
-		c->tried = false;
+		c->tried = WEFT_TRIED_NOT;
 	}
 	if (ret == -EINTR || c->again)
 		weft_sig_mask_end();

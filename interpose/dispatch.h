@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "../runtime/arch/x86_64/context.h"
+#include "../runtime/io.h"
 #include "../runtime/runtime.h"
 
 #ifdef __cplusplus
@@ -18,7 +19,7 @@ struct weft_call {
 	struct fiber *fiber;
 	uint64_t deadline; /* of a relative time-out: fixed when the call began */
 	bool again;        /* the same call once more, after an interruption */
-	bool tried;        /* the front door's attempt would have blocked */
+	enum weft_tried tried; /* what the front door found out */
 };
 
 #define ARG1(c) ((c)->regs->rdi)

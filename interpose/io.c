@@ -25,12 +25,14 @@ void weft_leave_slow(struct fiber *f)
  */
 static inline bool finished(struct fiber *f, long r)
 {
-	bool done = r != WEFT_WOULD_BLOCK && r != WEFT_FULL_PATH;
+	bool done = r > WEFT_WOULD_BLOCK;
 
 	if (done)
 		weft_count_first_try();
 	else if (r == WEFT_WOULD_BLOCK)
-		weft_fiber_set_tried(f);
+		weft_fiber_set_tried(f, WEFT_TRIED_BLOCKS);
+	else if (r == WEFT_LIKELY_BLOCKS)
+		weft_fiber_set_tried(f, WEFT_TRIED_LIKELY);
 	/* The C ABI lets a call clobber vector registers: none to keep. */
 	weft_leave(f);
 	return done;

@@ -133,6 +133,40 @@ void weft_fd_note_again(int fd, unsigned events)
 	f->again_events = (uint16_t)events;
 }
 
+/*
+ * A request and a response each find an empty socket at the next receive, nearly
+ * always. LEARNED attempts in a row that would have blocked make it a habit; one in
+ * RELEARN receives is then still attempted, in case the habit has changed.
+ */
+enum { LEARNED = 2, RELEARN = 32 };
+static uint8_t habit[TABLE]; /* (a) */
+
+bool weft_fd_likely_blocks(int fd)
+{
+	uint8_t h;
+
+	if ((unsigned)fd >= TABLE)
+		return false;
+	h = load_relaxed(&habit[fd]);
+	if (h < LEARNED)
+		return false;
+	store_relaxed(&habit[fd], h == LEARNED + RELEARN ? LEARNED - 1 : h + 1);
+	return true;
+}
+
+void weft_fd_learn(int fd, bool blocked)
+{
+	uint8_t h;
+
+	if ((unsigned)fd >= TABLE)
+		return;
+	h = load_relaxed(&habit[fd]);
+	if (blocked && h < LEARNED)
+		store_relaxed(&habit[fd], h + 1);
+	else if (!blocked && h)
+		store_relaxed(&habit[fd], 0);
+}
+
 /* ---- closing what somebody waits for -------------------------------------- */
 
 static uint16_t busy[TABLE]; /* (a) how many fibers wait for this number */

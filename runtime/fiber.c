@@ -251,14 +251,14 @@ void weft_fiber_set_vector_live(struct fiber *f, bool live)
 	f->vector_live = live;
 }
 
-void weft_fiber_set_tried(struct fiber *f)
+void weft_fiber_set_tried(struct fiber *f, uint8_t tried)
 {
-	f->tried = 1;
+	f->tried = tried;
 }
 
-bool weft_fiber_take_tried(struct fiber *f)
+uint8_t weft_fiber_take_tried(struct fiber *f)
 {
-	bool tried = f->tried;
+	uint8_t tried = f->tried;
 
 	f->tried = 0;
 	return tried;

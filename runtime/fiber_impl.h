@@ -69,7 +69,7 @@ struct fiber {
 	uint8_t flags;           /* (o) FIBER_… */
 	int attention;           /* (a) a signal may be deliverable: look when leaving weft */
 	uint8_t vector_live;     /* (o) came through a site: vector registers matter */
-	uint8_t tried;           /* (o) the front door's first attempt would have blocked */
+	uint8_t tried;           /* (o) enum weft_tried: what the front door found out */
 	uint8_t creating;        /* (o) inside libc's pthread_create */
 	uint8_t interruptible;   /* (o) a signal may end this park */
 	struct carrier *helper;  /* (a) stands on this helper's kernel thread */

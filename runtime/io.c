@@ -51,7 +51,7 @@ void weft_io_complete(struct carrier *c, uint64_t user_data, int res)
 	weft_unpark(f);
 }
 
-enum op_kind { OP_POLL, OP_POLL_MANY, OP_ACCEPT, OP_CONNECT, OP_FUTEX };
+enum op_kind { OP_POLL, OP_POLL_MANY, OP_RECV, OP_ACCEPT, OP_CONNECT, OP_FUTEX };
 
 struct op {
 	enum op_kind kind;
@@ -84,6 +84,9 @@ static void submit(struct carrier *c, struct fiber *f, const struct op *op)
 			f->io_bits |= 1ull << i;
 			f->io_pending++;
 		}
+		break;
+	case OP_RECV:
+		weft_ring_recv(r, op->fd, op->addr, op->count, pack(f, 0));
 		break;
 	case OP_ACCEPT:
 		weft_ring_accept(r, op->fd, op->addr, op->addrlen, op->flags, pack(f, 0));
@@ -159,6 +162,17 @@ long weft_io_wait_many(
 	struct op op = {.kind = OP_POLL_MANY, .fds = fds, .count = n, .deadline = deadline};
 
 	return op_wait(&op, reason);
+}
+
+long weft_io_ring_recv(int fd, void *buf, size_t len)
+{
+	struct op op = {.kind = OP_RECV,
+		.fd = fd,
+		.addr = buf,
+		.count = len < 1u << 30 ? (unsigned)len : 1u << 30,
+		.deadline = WEFT_NO_DEADLINE};
+
+	return op_wait(&op, WEFT_REASON_READ);
 }
 
 void weft_io_pretend_to_block(int fd, unsigned events)

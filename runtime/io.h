@@ -29,6 +29,11 @@ extern "C" {
 #define WEFT_WOULD_BLOCK (-4096)
 /* No attempt was made: only the full call knows what to do. */
 #define WEFT_FULL_PATH (-4097)
+/* No attempt was made, because the last ones on this descriptor would have blocked. */
+#define WEFT_LIKELY_BLOCKS (-4098)
+
+/* What the front door found out, for the call that follows at libc's site. */
+enum weft_tried { WEFT_TRIED_NOT, WEFT_TRIED_BLOCKS, WEFT_TRIED_LIKELY };
 
 /*
  * First attempts, for the front door: the call's result, or one of the above.
@@ -40,13 +45,13 @@ long weft_io_try_send(int fd, const void *buf, size_t len, int flags);
 long weft_io_try_read(int fd, void *buf, size_t len);
 long weft_io_try_write(int fd, const void *buf, size_t len);
 
-/* The calls themselves. `tried`: a first attempt has just failed. */
-long weft_io_read(int fd, const struct iovec *iov, int count, bool tried);
-long weft_io_write(int fd, const struct iovec *iov, int count, bool tried);
+/* The calls themselves. */
+long weft_io_read(int fd, const struct iovec *iov, int count, enum weft_tried tried);
+long weft_io_write(int fd, const struct iovec *iov, int count, enum weft_tried tried);
 long weft_io_recv(int fd, void *buf, size_t len, int flags, void *addr, void *addrlen,
-	bool tried);
+	enum weft_tried tried);
 long weft_io_send(int fd, const void *buf, size_t len, int flags, const void *addr,
-	unsigned addrlen, bool tried);
+	unsigned addrlen, enum weft_tried tried);
 long weft_io_recvmsg(int fd, struct msghdr *msg, int flags);
 long weft_io_sendmsg(int fd, const struct msghdr *msg, int flags);
 long weft_io_recvmmsg(
@@ -55,7 +60,7 @@ long weft_io_sendmmsg(int fd, struct mmsghdr *vec, unsigned n, unsigned flags);
 long weft_io_accept(int fd, void *addr, void *addrlen, int flags);
 long weft_io_connect(int fd, const void *addr, unsigned len);
 long weft_io_try_poll(struct pollfd *fds, unsigned n, int timeout_ms);
-long weft_io_poll(struct pollfd *fds, unsigned n, uint64_t deadline_ns, bool tried);
+long weft_io_poll(struct pollfd *fds, unsigned n, uint64_t deadline_ns, enum weft_tried tried);
 /* A futex word in memory shared with other processes, waited for in the ring. */
 long weft_io_futex_shared(
 	uint32_t *word, uint32_t val, uint32_t bitset, uint64_t deadline_ns);

@@ -29,6 +29,8 @@ long weft_io_wait_ready(struct weft_held *h, unsigned events, uint64_t deadline,
 /* The same for several descriptors: >= 0 when something happened to one of them. */
 long weft_io_wait_many(
 	struct pollfd *fds, unsigned n, uint64_t deadline, enum weft_park_reason reason);
+/* recv(fd, buf, len, 0) as one operation of the ring: a blocking socket's. */
+long weft_io_ring_recv(int fd, void *buf, size_t len);
 /* WEFT_STRESS=wouldblock: through the ring once before the first attempt. */
 void weft_io_pretend_to_block(int fd, unsigned events);
 
@@ -56,5 +58,11 @@ size_t weft_fd_low_water(int fd);
 bool weft_fd_timeouts_possible(void);
 /* The calling fiber just saw EAGAIN on fd: its next poll there will block. */
 void weft_fd_note_again(int fd, unsigned events);
+/*
+ * Do receives on fd usually find nothing? Then the attempt is saved, and the ring
+ * makes the whole transfer. Learned from the attempts that are still made.
+ */
+bool weft_fd_likely_blocks(int fd);
+void weft_fd_learn(int fd, bool blocked);
 /* Marks fd as waited for; see weft_io_closing. */
 void weft_fd_busy(int fd, int delta);

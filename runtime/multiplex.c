@@ -97,8 +97,10 @@ long weft_io_try_poll(struct pollfd *fds, unsigned n, int timeout_ms)
 	return r || !timeout_ms ? r : WEFT_WOULD_BLOCK;
 }
 
-long weft_io_poll(struct pollfd *fds, unsigned n, uint64_t deadline, bool tried)
+long weft_io_poll(struct pollfd *fds, unsigned n, uint64_t deadline, enum weft_tried how)
 {
+	bool tried = how == WEFT_TRIED_BLOCKS;
+
 	if (deadline && (weft_io_forced_to_fail() || expected_to_block(fds, n)))
 		tried = true;
 	for (;;) {

@@ -26,6 +26,7 @@ enum {
 
 struct weft_ring {
 	struct io_uring ring;
+	uint16_t poll_first; /* IORING_RECVSEND_POLL_FIRST, or 0 before 5.19 */
 	unsigned inflight; /* operations whose completion is still to come */
 	int event_fd;
 	uint64_t *event_value;
@@ -57,6 +58,8 @@ int weft_ring_open(struct weft_ring **ret)
 		err = weft_fault_hits(WEFT_FAULT_IO_URING_SETUP)
 			? -ENOSYS
 			: io_uring_queue_init_params(SQ_ENTRIES, &r->ring, &params);
+		/* COOP_TASKRUN came with the same kernel as POLL_FIRST. */
+		r->poll_first = flag_sets[i] ? IORING_RECVSEND_POLL_FIRST : 0;
 		if (err != -EINVAL)
 			break;
 	}
@@ -199,12 +202,14 @@ void weft_ring_connect(
 	r->inflight++;
 }
 
-void weft_ring_recv(struct weft_ring *r, int fd, void *buf, size_t len, int flags,
-	uint64_t user_data)
+/* Readiness first, without a try that is expected to find nothing (5.19). */
+void weft_ring_recv(
+	struct weft_ring *r, int fd, void *buf, size_t len, uint64_t user_data)
 {
 	struct io_uring_sqe *sqe = next_sqe(r);
 
-	io_uring_prep_recv(sqe, fd, buf, len, flags);
+	io_uring_prep_recv(sqe, fd, buf, len, 0);
+	sqe->ioprio = r->poll_first;
 	io_uring_sqe_set_data64(sqe, user_data);
 	r->inflight++;
 }

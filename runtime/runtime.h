@@ -67,9 +67,9 @@ struct fiber *weft_enter_fiber(void);
 void weft_fiber_set_vector_live(struct fiber *f, bool live);
 /* A vfork-like clone follows: until the parent is seen again, bypass. */
 void weft_fiber_expect_vm_child(struct fiber *f, bool may_outlive);
-/* The front door tried already: skip the first attempt once. */
-void weft_fiber_set_tried(struct fiber *f);
-bool weft_fiber_take_tried(struct fiber *f);
+/* What the front door found out (enum weft_tried), to be taken once by the site. */
+void weft_fiber_set_tried(struct fiber *f, uint8_t tried);
+uint8_t weft_fiber_take_tried(struct fiber *f);
 void weft_fiber_set_robust(struct fiber *f, void *head, size_t len);
 void weft_fiber_get_robust(struct fiber *f, void **ret_head, size_t *ret_len);
 /* libc's pthread_create runs: the mappings it makes now are stacks. */

@@ -71,8 +71,8 @@ void weft_ring_accept(struct weft_ring *r, int fd, void *addr, void *addrlen, in
 	uint64_t user_data);
 void weft_ring_connect(
 	struct weft_ring *r, int fd, const void *addr, unsigned len, uint64_t user_data);
-void weft_ring_recv(struct weft_ring *r, int fd, void *buf, size_t len, int flags,
-	uint64_t user_data);
+void weft_ring_recv(
+	struct weft_ring *r, int fd, void *buf, size_t len, uint64_t user_data);
 void weft_ring_futex_wait(struct weft_ring *r, uint32_t *word, uint32_t val,
 	uint32_t bitset, uint64_t user_data);
 void weft_ring_cancel(struct weft_ring *r, uint64_t target);

@@ -32,7 +32,7 @@ enum {
 	REGION_SHIFT = 28, /* slabs are aligned to 256 MiB, so that address finds slab */
 	REGIONS = 1 << 14, /* hash of regions; 4 TiB of stacks at half load */
 	GUARD_BUDGET = 16000,
-	TRIM_EVERY = 16,
+	TRIM_EVERY = 32,
 	GUARD_INSTALL = 102,
 	GUARD_REMOVE = 103,
 };

@@ -58,9 +58,7 @@ struct incoming {
 	void *addr, *addrlen; /* recvfrom */
 	struct msghdr *msg;   /* recvmsg */
 	struct iovec iov;     /* recv: what is still to fill */
-	const struct iovec *vec; /* read on a special file */
-	int count;
-	bool tried;
+	enum weft_tried tried;
 };
 
 static long receive(const struct incoming *in, int extra)
@@ -84,7 +82,7 @@ static long receive_plain(void *arg)
 static long receive_blocking(struct incoming *in)
 {
 	unsigned events = in->flags & MSG_OOB ? POLLPRI : POLLIN;
-	bool all = in->flags & MSG_WAITALL, known_blocking = in->tried;
+	bool all = in->flags & MSG_WAITALL, known_blocking = in->tried == WEFT_TRIED_BLOCKS;
 	size_t got = 0;
 	long r;
 
@@ -102,8 +100,15 @@ static long receive_blocking(struct incoming *in)
 			return weft_offload(receive_plain, in);
 	}
 	weft_io_pretend_to_block(in->file.fd, events);
-	for (;; in->tried = false) {
-		r = in->tried ? -EAGAIN : receive(in, MSG_DONTWAIT);
+	if (in->tried == WEFT_TRIED_LIKELY && !weft_fd_nonblocking(in->file.fd)) {
+		/* flags are 0: the front door asked for no other kind */
+		known_blocking = true;
+		r = weft_io_ring_recv(in->file.fd, in->iov.iov_base, in->iov.iov_len);
+		if (r != -EAGAIN)
+			return r;
+	}
+	for (;; in->tried = WEFT_TRIED_NOT) {
+		r = in->tried == WEFT_TRIED_BLOCKS ? -EAGAIN : receive(in, MSG_DONTWAIT);
 		if (r > 0 && all) {
 			got += (size_t)r;
 			in->iov.iov_base = (char *)in->iov.iov_base + r;
@@ -130,7 +135,7 @@ static long receive_blocking(struct incoming *in)
 }
 
 long weft_io_recv(int fd, void *buf, size_t len, int flags, void *addr, void *addrlen,
-	bool tried)
+	enum weft_tried tried)
 {
 	struct incoming in = {.file = {fd, false},
 		.flags = flags,
@@ -208,7 +213,7 @@ struct outgoing {
 	const struct iovec *iov;  /* write on a special file */
 	int count;
 	size_t total, done;
-	bool tried;
+	enum weft_tried tried;
 };
 
 static long send_rest(struct outgoing *o, int extra)
@@ -289,13 +294,13 @@ static long send_plain(void *arg)
  */
 static long send_blocking(struct outgoing *o)
 {
-	bool known_blocking = o->tried;
+	bool known_blocking = o->tried == WEFT_TRIED_BLOCKS;
 	int empty = 0;
 	long r;
 
 	weft_io_pretend_to_block(o->file.fd, POLLOUT);
-	for (;; o->tried = false) {
-		r = o->tried ? -EAGAIN : o->attempt(o);
+	for (;; o->tried = WEFT_TRIED_NOT) {
+		r = o->tried == WEFT_TRIED_BLOCKS ? -EAGAIN : o->attempt(o);
 		if (r >= 0) {
 			o->done += (size_t)r;
 			if (o->done >= o->total)
@@ -335,7 +340,7 @@ static long send_blocking(struct outgoing *o)
 }
 
 long weft_io_send(int fd, const void *buf, size_t len, int flags, const void *addr,
-	unsigned addrlen, bool tried)
+	unsigned addrlen, enum weft_tried tried)
 {
 	struct outgoing o = {.file = {fd, false},
 		.attempt = attempt_send,
@@ -439,7 +444,7 @@ static long read_special(int fd, const struct iovec *iov, int n)
 	return r;
 }
 
-long weft_io_read(int fd, const struct iovec *iov, int n, bool tried)
+long weft_io_read(int fd, const struct iovec *iov, int n, enum weft_tried tried)
 {
 	enum weft_kind kind = weft_fd_hint(fd);
 
@@ -460,7 +465,7 @@ long weft_io_read(int fd, const struct iovec *iov, int n, bool tried)
 	}
 	switch (weft_fd_kind(fd)) {
 	case WEFT_KIND_SOCKET:
-		return weft_io_read(fd, iov, n, false);
+		return weft_io_read(fd, iov, n, WEFT_TRIED_NOT);
 	case WEFT_KIND_FILE:
 		return raw_readv(fd, iov, n);
 	default:
@@ -468,7 +473,7 @@ long weft_io_read(int fd, const struct iovec *iov, int n, bool tried)
 	}
 }
 
-long weft_io_write(int fd, const struct iovec *iov, int n, bool tried)
+long weft_io_write(int fd, const struct iovec *iov, int n, enum weft_tried tried)
 {
 	enum weft_kind kind = weft_fd_hint(fd);
 
@@ -488,7 +493,7 @@ long weft_io_write(int fd, const struct iovec *iov, int n, bool tried)
 	}
 	switch (weft_fd_kind(fd)) {
 	case WEFT_KIND_SOCKET:
-		return weft_io_write(fd, iov, n, false);
+		return weft_io_write(fd, iov, n, WEFT_TRIED_NOT);
 	case WEFT_KIND_FILE:
 		return weft_signals_after_write(raw_writev(fd, iov, n));
 	default: {
@@ -513,14 +518,19 @@ long weft_io_try_recv(int fd, void *buf, size_t len, int flags)
 	if (unlikely(flags & (MSG_WAITALL | MSG_OOB | MSG_ERRQUEUE)) ||
 		unlikely(weft_fd_timeouts_possible()) || weft_io_forced_to_fail())
 		return WEFT_FULL_PATH;
+	if (!flags && weft_fd_likely_blocks(fd))
+		return WEFT_LIKELY_BLOCKS;
 	r = weft_sys6(SYS_recvfrom, fd, (long)buf, (long)len, flags | MSG_DONTWAIT, 0, 0);
 	if (r != -EAGAIN) {
 		if (likely(r >= 0))
 			weft_fd_set_hint(fd, WEFT_KIND_SOCKET);
+		weft_fd_learn(fd, false);
 		return r;
 	}
-	if (!(flags & MSG_DONTWAIT) && !weft_fd_nonblocking(fd))
+	if (!(flags & MSG_DONTWAIT) && !weft_fd_nonblocking(fd)) {
+		weft_fd_learn(fd, true);
 		return WEFT_WOULD_BLOCK;
+	}
 	weft_fd_note_again(fd, POLLIN);
 	return r;
 }
@@ -550,7 +560,8 @@ long weft_io_try_send(int fd, const void *buf, size_t len, int flags)
 		return WEFT_WOULD_BLOCK;
 
 	long more = weft_io_send(
-		fd, (const char *)buf + r, len - (size_t)r, flags, NULL, 0, true);
+		fd, (const char *)buf + r, len - (size_t)r, flags, NULL, 0,
+		WEFT_TRIED_BLOCKS);
 
 	return more > 0 ? r + more : r;
 }

@@ -1,0 +1,318 @@
+#!/usr/bin/env bash
+# Write the tables of COMPATIBILITY.md from calls.def and syscalls.def.
+set -euo pipefail
+
+usage() {
+	cat <<'END'
+usage: scripts/compat.sh [-h | --check | --print]
+
+Writes the tables of COMPATIBILITY.md, between its two markers, from
+interpose/calls.def, interpose/syscalls.def and the notes in this script.
+
+  --check   change nothing; exit status 1 when the tables are not up to date,
+            when a note is about a call that has no row (or a call that parks
+            has no note on how), or when no test calls a row of calls.def
+  --print   write the tables to standard output
+  -h        this text
+END
+}
+
+mode='write'
+while [ $# -gt 0 ]; do
+	case $1 in
+	-h | --help) usage && exit 0 ;;
+	--check) mode=check ;;
+	--print) mode=print ;;
+	*) usage >&2 && exit 2 ;;
+	esac
+	shift
+done
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export LC_ALL=C
+document=COMPATIBILITY.md
+begin='<!-- tables: begin (scripts/compat.sh) -->'
+end='<!-- tables: end -->'
+
+# How a call that parks does so, and what else is worth saying of a call. The class
+# comes from syscalls.def, as does whether the call restarts. Classes of parking:
+#   ring       the ring makes the call itself
+#   readiness  the ring waits for the descriptor, then the call is made
+#   timer      an entry in the carrier's timers; no system call of its own
+#   table      weft's own wait table
+#   signal     until a signal for this fiber comes
+notes() {
+	cat <<'END'
+accept|ring|O_NONBLOCK: made at once
+accept4|ring|O_NONBLOCK: made at once
+connect|ring|O_NONBLOCK: made at once
+read|readiness|regular files and block devices: made on the carrier; files with neither poll nor RWF_NOWAIT too
+readv|readiness|as read
+write|readiness|as read; written in full before it returns
+writev|readiness|as write
+recvfrom|readiness|SO_RCVLOWAT above 1, or MSG_WAITALL with MSG_PEEK: offloaded
+recvmsg|readiness|SO_RCVLOWAT above 1, or MSG_WAITALL: offloaded
+recvmmsg|readiness|message by message
+sendto|readiness|a datagram socket whose POLLOUT comes to nothing several times: offloaded
+sendmsg|readiness|as sendto
+sendmmsg|readiness|message by message
+poll|readiness|up to 64 descriptors; more: offloaded
+ppoll|readiness|as poll; the mask is swapped with the wait
+select|readiness|up to 64 descriptors below 1024; more: offloaded
+pselect6|readiness|as select; the mask is swapped with the wait
+epoll_wait|readiness|the epoll descriptor itself is waited for
+epoll_pwait|readiness|as epoll_wait; the mask is swapped with the wait
+epoll_pwait2|readiness|as epoll_pwait
+nanosleep|timer|zero: lets others run
+clock_nanosleep|timer|CPU-time and alarm clocks: offloaded
+futex|table|shared with other processes: in the ring from Linux 6.7, offloaded before; priority inheritance: ENOSYS
+rt_sigsuspend|signal|
+pause|signal|
+rt_sigtimedwait|signal|a signal that is not there yet: offloaded
+clone||CLONE_THREAD makes a fiber; a start routine inside libc stays a kernel thread; without CLONE_THREAD: the kernel's
+clone3||as clone
+fork||the child is an ordinary process until it makes a thread
+vfork||the kernel's, with the fiber's own signal mask
+exit||ends the fiber
+exit_group||the kernel's; writes the statistics first
+execve||the kernel's, with the fiber's own signal mask
+execveat||as execve
+gettid||the main thread's is the process id, others are above 4,194,304
+rseq||ENOSYS
+prctl||PR_SET_NAME and PR_GET_NAME are the fiber's; others are the kernel's, made on the carrier
+sched_getaffinity||of another fiber: the carrier's
+sched_getscheduler||of another fiber: the carrier's
+sched_getparam||of another fiber: the carrier's
+sched_getattr||of another fiber: the carrier's
+sched_setaffinity||checked, counted, without effect
+sched_setscheduler||counted, without effect
+sched_setparam||counted, without effect
+setuid||on every kernel thread of weft's; so are the six below
+mmap||inside pthread_create: a stack from a slab; else the kernel's
+mprotect||inside pthread_create: a stack's guard; else the kernel's
+munmap||of a whole stack: kept for the next thread; else the kernel's
+madvise||of a stack's unused part: mostly left out; else the kernel's
+kill||of this process: to a fiber that lets the signal in, the main one first
+close||the kernel's; a fiber that waits for this number keeps its file; weft's own descriptors: EBADF
+dup2||as close; onto one of weft's own: it moves out of the way
+dup3||as dup2
+close_range||as close
+setsockopt||the kernel's; weft notes that a time-out may exist
+fcntl||F_SETLKW and F_OFD_SETLKW that have to wait; others: the kernel's
+wait4||only when no child is ready
+waitid||unless WNOHANG
+flock||only when the lock is held
+msgrcv||only when nothing is there
+msgsnd||only when the queue is full
+open||a FIFO without a peer blocks the carrier
+ioctl||blocks the carrier if it blocks
+pread64||regular files block the carrier while they are read from a disk
+END
+}
+
+declare -A way=() note=()
+while IFS='|' read -r name how text; do
+	way[$name]=$how
+	note[$name]=$text
+done < <(notes)
+
+problems=0
+problem() {
+	echo "compat: $*" >&2
+	problems=$((problems + 1))
+}
+
+# rows FILE MACRO: the arguments of each row, as words.
+rows() {
+	sed -n "s/^$2(\(.*\))\$/\1/p" "$1" | tr -d ' ' | tr , ' '
+}
+mapfile -t calls < <(rows interpose/calls.def WEFT_CALL)
+mapfile -t syscalls < <(rows interpose/syscalls.def WEFT_SYSCALL)
+for file in calls syscalls; do
+	declare -n list=$file
+	if [ "${#list[@]}" -eq 0 ] ||
+		[ "${#list[@]}" -ne "$(grep -c '^WEFT_' "interpose/$file.def")" ]; then
+		echo "compat: interpose/$file.def has rows that this script cannot read" >&2
+		exit 1
+	fi
+done
+unset -n list
+
+declare -A class=()
+for row in "${syscalls[@]}"; do
+	read -r name kind _ <<<"$row"
+	class[$name]=$kind
+	case $kind/${way[$name]:-} in
+	EMULATED/ | OFFLOADED/ | NATIVE/) ;;
+	PARKS/ring | PARKS/readiness | PARKS/timer | PARKS/table | PARKS/signal) ;;
+	PARKS/*) problem "$name parks: notes() in this script has to say how" ;;
+	*) problem "$name: class '$kind', way '${way[$name]:-}' in notes()" ;;
+	esac
+done
+for name in "${!note[@]}"; do
+	[ -n "${class[$name]:-}" ] || problem "notes() has a row for $name; syscalls.def has none"
+done
+
+# in_words SYSCALL
+in_words() {
+	case ${class[$1]:-}/${way[$1]:-} in
+	PARKS/ring) echo 'parks in the ring' ;;
+	PARKS/readiness) echo 'parks by readiness' ;;
+	PARKS/timer) echo 'parks on a timer' ;;
+	PARKS/table) echo 'parks in the wait table' ;;
+	PARKS/signal) echo 'parks for a signal' ;;
+	EMULATED/) echo emulated ;;
+	OFFLOADED/) echo offloaded ;;
+	NATIVE/) echo 'native, counted' ;;
+	*) echo '?' ;; # a problem already
+	esac
+}
+
+# The system call that decides how a libc function behaves on a fiber.
+syscall_of() {
+	case $1 in
+	__*_chk)
+		set -- "${1#__}"
+		syscall_of "${1%_chk}"
+		;;
+	recv) echo recvfrom ;;
+	send) echo sendto ;;
+	sleep | usleep | nanosleep) echo clock_nanosleep ;;
+	pthread_mutex_*) echo futex ;;
+	pthread_create | thrd_create) echo clone3 ;;
+	closefrom) echo close_range ;;
+	*) echo "$1" ;;
+	esac
+}
+
+for row in "${calls[@]}"; do
+	name=${row%% *}
+	case $row in
+	*\ THREAD) ;;
+	*\ IO | *\ PLAIN | *\ SLEEP | *\ SYNC)
+		[ -n "${class[$(syscall_of "$name")]:-}" ] ||
+			problem "syscall_of() in this script does not know $name"
+		;;
+	*) problem "calls.def: unknown kind: $row" ;;
+	esac
+done
+
+# The functions whose wrappers make a first attempt of their own (TRY in io.c).
+tries() {
+	awk '/^WEFT_EXPORT / { match($0, /[A-Za-z0-9_]+\(/)
+		name = substr($0, RSTART, RLENGTH - 1) }
+		/^\t+TRY\(/ { print name }
+		/^\treturn [a-z]+\(/ || /^\t\treturn [a-z]+\(/ {
+			match($0, /return [a-z]+\(/)
+			calls[name] = substr($0, RSTART + 7, RLENGTH - 8) }
+		END { for (name in calls) print name, calls[name] }' interpose/io.c |
+		awk 'NF == 1 { own[$1] = 1; print $1 } NF == 2 { twin[$1] = $2 }
+			END { for (name in twin) if (twin[name] in own) print name }'
+}
+declare -A first_try=()
+while read -r name; do
+	first_try[$name]=1
+done < <(tries)
+
+front_door() {
+	local row name kind by first
+	echo '| function | first attempt | under weft |'
+	echo '|---|---|---|'
+	for row in "${calls[@]}"; do
+		read -r name _ kind <<<"$row"
+		first=
+		[ -z "${first_try[$name]:-}" ] || first='at the front door'
+		case $kind in
+		IO)
+			by=$(in_words "$(syscall_of "$name")")
+			first=${first:-at the site}
+			;;
+		PLAIN) by='emulated, at the site' ;;
+		SLEEP)
+			if [ "$name" = sched_yield ]; then
+				by='lets other fibers run'
+			else
+				by=$(in_words "$(syscall_of "$name")")
+			fi
+			;;
+		SYNC) by="libc's own code; when it has to wait, $(in_words futex)" ;;
+		THREAD)
+			case $name in
+			pthread_create | thrd_create) by='makes a fiber' ;;
+			*) by="libc's helper thread stays a kernel thread" ;;
+			esac
+			;;
+		*) by='?' ;; # a problem already
+		esac
+		echo "| \`$name\` | $first | $by |"
+	done
+}
+
+back_door() {
+	local row name kind again how
+	echo '| system call | under weft | restarts | notes |'
+	echo '|---|---|---|---|'
+	for row in "${syscalls[@]}"; do
+		read -r name kind again _ <<<"$row"
+		how=$(in_words "$name")
+		case $kind/$again in
+		EMULATED/* | NATIVE/*) again= ;;
+		*/1) again=yes ;;
+		*) again=no ;;
+		esac
+		echo "| \`$name\` | $how | $again | ${note[$name]:-} |"
+	done
+}
+
+tables() {
+	echo "$begin"
+	echo
+	echo "### Functions that weft exports (${#calls[@]})"
+	echo
+	front_door
+	echo
+	echo "### System calls at libc's and ld.so's sites (${#syscalls[@]})"
+	echo
+	back_door
+	echo
+	echo "$end"
+}
+
+# A test calls the function, or has its name as a string; comments do not count.
+tested() {
+	sed -e 's://.*$::' -e '/^[[:space:]]*\/\?\*/d' -e 's/(/(\n/g' "${tests[@]}" |
+		grep -oE '(^|[^A-Za-z0-9_.>])[A-Za-z_][A-Za-z0-9_]*\($|"[A-Za-z_][A-Za-z0-9_]*"' |
+		grep -oE '[A-Za-z_][A-Za-z0-9_]*' | sort -u
+}
+mapfile -t tests < <(find tests/calls tests/programs -name '*.c' -o -name '*.cc')
+if [ "${#tests[@]}" -eq 0 ]; then
+	problem 'there are no tests'
+else
+	while read -r name; do
+		problem "no test calls $name (tests/calls, tests/programs)"
+	done < <(comm -23 <(printf '%s\n' "${calls[@]%% *}" | sort) <(tested))
+fi
+
+new=$(tables)
+case $mode in
+print)
+	echo "$new"
+	;;
+check | write)
+	if ! grep -qxF -e "$begin" "$document" || ! grep -qxF -e "$end" "$document"; then
+		echo "compat: $document has lost its markers" >&2
+		exit 1
+	fi
+	whole=$(
+		sed -n "/^$(sed 's/[]\/*.[]/\\&/g' <<<"$begin")\$/q;p" "$document"
+		echo "$new"
+		sed "1,/^$(sed 's/[]\/*.[]/\\&/g' <<<"$end")\$/d" "$document"
+	)
+	if [ "$mode" = write ]; then
+		printf '%s\n' "$whole" >"$document"
+	elif [ "$whole" != "$(cat "$document")" ]; then
+		problem "$document is not what the tables say; run scripts/compat.sh"
+	fi
+	;;
+esac
+[ "$problems" -eq 0 ]

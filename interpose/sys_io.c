@@ -274,6 +274,9 @@ static bool begin_mask(struct weft_call *c, const uint64_t *mask)
 
 static long end_mask(bool begun, long r)
 {
+	/* Nothing was ready, and a signal that only now gets in: EINTR (fs/select.c). */
+	if (begun && !r && weft_signals_attention(weft_fiber_self()))
+		return -EINTR;
 	if (begun && r != -EINTR)
 		weft_sig_mask_end();
 	return r;
@@ -293,8 +296,6 @@ long sys_ppoll(struct weft_call *c)
 	if (t)
 		deadline = relative(c, (uint64_t)t->tv_sec, (uint64_t)t->tv_nsec);
 	masked = begin_mask(c, (const uint64_t *)ARG4(c));
-	if (masked && weft_signals_attention(c->fiber))
-		return -EINTR;
 	r = weft_io_poll((void *)ARG1(c), (unsigned)ARG2(c), deadline, c->tried);
 	if (t && deadline)
 		left_until(deadline, t);
@@ -352,8 +353,6 @@ long sys_pselect6(struct weft_call *c)
 	if (t && !deadline)
 		weft_yield();
 	masked = begin_mask(c, sig ? sig->mask : NULL);
-	if (masked && weft_signals_attention(c->fiber))
-		return -EINTR;
 	r = weft_io_select((int)ARG1(c), (void *)ARG2(c), (void *)ARG3(c), (void *)ARG4(c),
 		deadline);
 	if (t && deadline)
@@ -365,8 +364,6 @@ static long epoll(struct weft_call *c, uint64_t deadline, const uint64_t *mask)
 {
 	bool masked = begin_mask(c, mask);
 
-	if (masked && weft_signals_attention(c->fiber))
-		return -EINTR;
 	return end_mask(masked, weft_io_epoll_wait((int)ARG1(c), (void *)ARG2(c),
 				  (int)ARG3(c), deadline));
 }

@@ -87,6 +87,8 @@ static long make_other(struct weft_call *c, uint64_t flags, bool has_stack)
 {
 	if (flags & CLONE_VM) {
 		weft_fiber_expect_vm_child(c->fiber, !(flags & CLONE_VFORK));
+		/* posix_spawn's child asks for its mask to know what to reset. */
+		weft_signals_before_exec();
 		return WEFT_RAW;
 	}
 	if (has_stack) {

@@ -20,6 +20,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <time.h>
 
 #include "sched_impl.h"
 #include "signals.h"
@@ -150,12 +151,36 @@ void weft_carrier_free(struct carrier *c)
 	weft_sys_unmap(carrier_base(c), carrier_bytes());
 }
 
+enum { TICK_NS = 10000000, KICK = 33 };
+
+/*
+ * The tick: a timer on this thread's own CPU clock, so that it only ever fires in a
+ * carrier that computes. Without it (RLIMIT_SIGPENDING) computing fibers are not
+ * noticed; nothing else is lost.
+ */
+static void start_tick(struct carrier *c)
+{
+	struct sigevent ev = {
+		.sigev_notify = SIGEV_THREAD_ID,
+		.sigev_signo = KICK,
+		.sigev_value.sival_ptr = c,
+	};
+	struct itimerspec every = {{0, TICK_NS}, {0, TICK_NS}};
+	int timer;
+
+	ev._sigev_un._tid = c->tid;
+	if (weft_sys3(SYS_timer_create, CLOCK_THREAD_CPUTIME_ID, (long)&ev, (long)&timer) == 0)
+		weft_sys4(SYS_timer_settime, timer, 0, (long)&every, 0);
+}
+
 /* What every kernel thread of weft's does first, on itself. */
 void weft_carrier_enter(struct carrier *c)
 {
 	c->tid = (int)weft_sys0(SYS_gettid);
 	weft_wrgsbase((uintptr_t)c);
 	weft_signals_enter_thread(c);
+	if (c->kind == CARRIER_FULL)
+		start_tick(c);
 }
 
 static void start(void *arg)

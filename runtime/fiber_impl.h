@@ -155,6 +155,8 @@ struct carrier {
 	int tid;      /* kernel thread id */
 	unsigned ticks;  /* fibers taken; every so often the carrier looks outside */
 	unsigned yields; /* yields with nobody to yield to */
+	int stuck;       /* (a) one fiber has run for 10 ms while others wait here */
+	uint64_t tick_switches; /* (o) the switch counter at the last tick */
 	uint64_t backlog_tsc; /* since when there is more work than this carrier */
 	uint64_t rng;
 

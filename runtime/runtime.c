@@ -41,6 +41,30 @@ static void carrier_main(void *arg)
 	weft_sched_loop(c);
 }
 
+/*
+ * Compensation: one carrier more than there were. Runs on the receiver's thread,
+ * where opening a ring and cloning may take their time.
+ */
+bool weft_carrier_add(void)
+{
+	unsigned n = weft_rt.carriers;
+	struct carrier *c;
+
+	if (n == WEFT_CARRIERS_MAX)
+		return false;
+	c = weft_carrier_new(n, CARRIER_FULL);
+	if (!c)
+		return false;
+	if (weft_carrier_open(c) || weft_carrier_spawn(c, carrier_main)) {
+		weft_carrier_free(c);
+		return false;
+	}
+	weft_count(c, ADDED);
+	weft_rt.carrier[n] = c;
+	store_release(&weft_rt.carriers, n + 1);
+	return true;
+}
+
 static void free_carriers(void)
 {
 	for (unsigned i = 0; i < WEFT_CARRIERS_MAX; i++) {

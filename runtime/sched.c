@@ -198,11 +198,15 @@ static uint64_t next_random(struct carrier *c)
 	return c->rng = x;
 }
 
-/* Takes the older half of victim's queue; returns one, the rest goes to c's queue. */
+/*
+ * Takes the older half of victim's queue, or everything when the victim is stuck;
+ * returns one, the rest goes to c's queue.
+ */
 static struct fiber *steal_from(struct carrier *c, struct carrier *victim)
 {
 	struct runq *q = &victim->runq;
-	uint32_t want = (runq_length(q) + 1) / 2;
+	bool stuck = load_relaxed(&victim->stuck);
+	uint32_t want = stuck ? RUNQ_SIZE : (runq_length(q) + 1) / 2;
 	struct fiber *first = NULL;
 	unsigned got = 0;
 
@@ -211,7 +215,7 @@ static struct fiber *steal_from(struct carrier *c, struct carrier *victim)
 
 		if (!f)
 			break;
-		if (f->flags & FIBER_MAIN) { /* its home is there */
+		if (f->flags & FIBER_MAIN && !stuck) { /* its home is there */
 			weft_sched_post(victim, f);
 			continue;
 		}
@@ -223,7 +227,7 @@ static struct fiber *steal_from(struct carrier *c, struct carrier *victim)
 	}
 	if (!first && load_relaxed(&victim->spill_count)) {
 		first = spill_take(victim);
-		if (first && first->flags & FIBER_MAIN) {
+		if (first && first->flags & FIBER_MAIN && !stuck) {
 			weft_sched_post(victim, first);
 			first = NULL;
 		}
@@ -238,7 +242,7 @@ static struct fiber *steal_from(struct carrier *c, struct carrier *victim)
 
 static struct fiber *steal(struct carrier *c)
 {
-	unsigned n = weft_rt.carriers, start;
+	unsigned n = load_acquire(&weft_rt.carriers), start;
 
 	if (n < 2)
 		return NULL;
@@ -251,7 +255,7 @@ static struct fiber *steal(struct carrier *c)
 		 * A single ready fiber is about to be run by its own carrier, in
 		 * the cache where it is warm: leave it.
 		 */
-		if (v == c || len < 2)
+		if (v == c || len < (load_relaxed(&v->stuck) ? 1 : 2))
 			continue;
 		struct fiber *f = steal_from(c, v);
 
@@ -259,6 +263,22 @@ static struct fiber *steal(struct carrier *c)
 			return f;
 	}
 	return NULL;
+}
+
+/* Wakes a sleeping carrier; false when none sleeps. */
+static bool wake_one(struct carrier *c)
+{
+	unsigned n = load_acquire(&weft_rt.carriers);
+
+	for (unsigned i = 0; i < n; i++) {
+		struct carrier *v = weft_rt.carrier[i];
+
+		if (v != c && load_relaxed(&v->sleeping)) {
+			weft_carrier_wake(v);
+			return true;
+		}
+	}
+	return false;
 }
 
 /* Wakes one sleeping carrier when our queue has stood for BACKLOG_NS. */
@@ -283,14 +303,7 @@ static void watch_backlog(struct carrier *c)
 	if (now - c->backlog_tsc < BACKLOG_NS * 5ull / 2)
 		return;
 	c->backlog_tsc = now;
-	for (unsigned i = 0; i < weft_rt.carriers; i++) {
-		struct carrier *v = weft_rt.carrier[i];
-
-		if (v != c && load_relaxed(&v->sleeping)) {
-			weft_carrier_wake(v);
-			return;
-		}
-	}
+	wake_one(c);
 }
 
 /* ---- the loop ------------------------------------------------------------- */
@@ -319,6 +332,35 @@ static void look_outside(struct carrier *c)
 		weft_ring_flush(c);
 }
 
+/*
+ * Every 10 ms of CPU time of the carrier's kernel thread (a timer on its own clock,
+ * which costs nothing while it sleeps), on its signal stack, between two
+ * instructions of the fiber's own code. When the same fiber has run all the time,
+ * the carrier is stuck: what has become ready meanwhile is found here, because its
+ * ring answers to this thread alone, and others are called to take it. When all are
+ * stuck another carrier is made; the kernel then shares the CPUs among them, as it
+ * does with threads.
+ */
+void weft_sched_tick(struct carrier *c)
+{
+	struct fiber *f = c->current;
+	uint64_t switches = load_relaxed(&c->counters[WEFT_COUNTER_SWITCHES]);
+
+	if (!f || switches != c->tick_switches || load_relaxed(&f->in_weft)) {
+		c->tick_switches = switches;
+		return;
+	}
+	look_outside(c);
+	weft_wrfsbase(f->fs_base);
+	c->fs_loaded = f->fs_base;
+	if (!runq_length(&c->runq) && !load_relaxed(&c->spill_count))
+		return;
+	store_relaxed(&c->stuck, 1);
+	weft_count(c, STUCK);
+	if (!wake_one(c))
+		weft_carrier_call_for_another();
+}
+
 /* Sleeps until something is posted, a completion arrives or a timer is due. */
 static void idle(struct carrier *c)
 {
@@ -339,6 +381,9 @@ static void idle(struct carrier *c)
 static struct fiber *next_fiber(struct carrier *c)
 {
 	struct fiber *f;
+
+	if (unlikely(c->stuck))
+		store_relaxed(&c->stuck, 0);
 
 	if (unlikely(++c->ticks % POLL_EVERY == 0))
 		look_outside(c);
@@ -425,8 +470,6 @@ enum weft_wake weft_park(enum weft_park_reason reason,
 	struct fiber *f = c->current;
 	bool vector = f->vector_live;
 
-	if (unlikely(f->sig.mask != f->sig.published))
-		weft_signals_publish(f);
 	f->reason = (uint8_t)reason;
 	store_relaxed(&f->wake, (f->wake & ~WAKE_STATE) + WAKE_PARK + WEFT_WAKE_BUSY);
 	if (vector) {
@@ -496,8 +539,11 @@ void weft_unpark(struct fiber *f)
 	struct carrier *c = (struct carrier *)weft_rdgsbase();
 
 	if (unlikely(f->flags & FIBER_MAIN)) {
-		if (c != weft_rt.carrier[0]) {
-			weft_sched_post(weft_rt.carrier[0], f);
+		struct carrier *home = weft_rt.carrier[0];
+
+		/* A stuck home would keep it for as long as it pleases. */
+		if (c != home && !load_relaxed(&home->stuck)) {
+			weft_sched_post(home, f);
 			return;
 		}
 	} else if (unlikely(weft_rt.config.stress_migrate)) {

@@ -13,7 +13,7 @@ struct runtime {
 	bool running;
 	struct weft_config config;
 	unsigned cpus;
-	unsigned carriers;                      /* (c) */
+	unsigned carriers;                      /* (a) grows */
 	struct carrier *carrier[WEFT_CARRIERS_MAX]; /* (c) */
 	unsigned sleepers;                      /* (a) carriers asleep */
 	struct carrier *helpers;                /* every helper ever made, for the stats */
@@ -34,6 +34,9 @@ struct carrier *weft_carrier_new(unsigned id, enum carrier_kind kind);
 void weft_carrier_free(struct carrier *c);
 int weft_carrier_open(struct carrier *c); /* its ring and descriptors */
 void weft_carrier_enter(struct carrier *c);
+/* Asks for one carrier more, from anywhere, also a signal handler. */
+void weft_carrier_call_for_another(void);
+bool weft_carrier_add(void); /* … and makes it, on the receiver's thread */
 int weft_carrier_spawn(struct carrier *c, void (*fn)(void *));
 
 /* sched.c */
@@ -43,6 +46,7 @@ void weft_sched_home(void *carrier); /* the same, begun by a fiber's first park 
 void weft_sched_ready(struct carrier *c, struct fiber *f); /* on c's own thread */
 void weft_sched_post(struct carrier *c, struct fiber *f);  /* from anywhere */
 void weft_carrier_wake(struct carrier *c);
+void weft_sched_tick(struct carrier *c); /* in its signal handler */
 void weft_runq_init(struct carrier *c);
 void weft_park_finish(struct fiber *f, enum weft_wake how);
 

@@ -13,8 +13,8 @@
  * does not block. The set of signals blocked by all fibers changes with every
  * mask change of every fiber, so it is kept lazily: main's mask says which
  * signals are of interest (what main lets in is let in), and only for those the
- * other fibers are counted, when they park or unblock. A mask that is changed
- * and put back between two parks (pthread_create does) costs nothing.
+ * other fibers are counted. "Everything blocked", which libc sets for a moment in
+ * pthread_create and the like, is not taken for a change.
  *
  * Lock: one for everything here; sections are short. Rank: below the fiber
  * table, above timers and inboxes.
@@ -387,6 +387,14 @@ static void send_to_process(int sig, const void *info)
 
 /* ---- the receiver --------------------------------------------------------- */
 
+static int carrier_wanted; /* (a) */
+
+void weft_carrier_call_for_another(void)
+{
+	if (receiver && !xchg_seq_cst(&carrier_wanted, 1))
+		kick(receiver, KICK_EINTR);
+}
+
 /*
  * Signals with a handler are waited for; signals without one are unblocked, so
  * that the kernel's default action happens, or nothing for SIG_IGN.
@@ -413,6 +421,8 @@ static void receiver_main(void *arg)
 		sig = weft_sys4(SYS_rt_sigtimedwait, (long)&wait, (long)info, 0, 8);
 		if (sig > 0 && sig != KICK_EINTR)
 			send_to_process((int)sig, info);
+		if (xchg_seq_cst(&carrier_wanted, 0))
+			weft_carrier_add();
 	}
 }
 
@@ -496,14 +506,15 @@ static void set_mask(struct fiber *f, uint64_t mask)
 
 	mask &= ~UNBLOCKABLE;
 	opened = f->sig.mask & ~mask;
+	was_closed = load_seq_cst(&blocked_by_all);
 	store_relaxed(&f->sig.mask, mask);
+	if (unlikely(was_closed & opened))
+		fetch_from_kernel(f, was_closed & opened);
+	/* Only libc itself blocks 32 and 33, around its critical sections. */
+	if (mask != f->sig.published && mask != ~UNBLOCKABLE)
+		weft_signals_publish(f);
 	if (likely(!opened))
 		return;
-	was_closed = opened & load_seq_cst(&blocked_by_all);
-	if (unlikely(was_closed)) {
-		fetch_from_kernel(f, was_closed);
-		weft_signals_publish(f);
-	}
 	if (load_relaxed(&f->sig.pending) & ~mask || load_seq_cst(&shared_pending) & ~mask)
 		store_seq_cst(&f->attention, 1);
 }
@@ -919,6 +930,8 @@ static void first_level(int sig, siginfo_t *si, void *ctx)
 		return;
 	}
 	if (sig == KICK || sig == KICK_EINTR) {
+		if (si->si_code == SI_TIMER)
+			weft_sched_tick(c);
 		join_broadcast(c);
 		on_kick(c->current, uc);
 	}

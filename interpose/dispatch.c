@@ -141,8 +141,9 @@ static void dispatch_fiber(struct weft_call *c)
 		if (likely(ret != -EINTR && !weft_signals_attention(c->fiber)))
 			break;
 		d = weft_signals_deliver(r);
-		weft_fiber_set_vector_live(c->fiber,
-			!(weft_slot_site(weft_slot_of(r->raw))->flags & WEFT_SITE_NO_VECTOR));
+		weft_fiber_set_vector_live(
+			c->fiber, !(weft_slot_site(weft_slot_of(r->raw))->flags &
+					  WEFT_SITE_NO_VECTOR));
 		if (ret != -EINTR)
 			break;
 		if (d == WEFT_DELIVERED_EINTR)

@@ -17,8 +17,8 @@ extern "C" {
 struct weft_call {
 	struct weft_regs *regs;
 	struct fiber *fiber;
-	uint64_t deadline; /* of a relative time-out: fixed when the call began */
-	bool again;        /* the same call once more, after an interruption */
+	uint64_t deadline;     /* of a relative time-out: fixed when the call began */
+	bool again;            /* the same call once more, after an interruption */
 	enum weft_tried tried; /* what the front door found out */
 };
 
@@ -37,7 +37,13 @@ long weft_call_plain(const struct weft_call *c);
 /* The same on a helper thread; a signal for the fiber ends it with -EINTR. */
 long weft_call_offload(const struct weft_call *c);
 
-enum weft_syscall_kind { WEFT_PASSES, WEFT_EMULATED, WEFT_PARKS, WEFT_OFFLOADED, WEFT_NATIVE };
+enum weft_syscall_kind {
+	WEFT_PASSES,
+	WEFT_EMULATED,
+	WEFT_PARKS,
+	WEFT_OFFLOADED,
+	WEFT_NATIVE
+};
 extern const uint8_t weft_syscall_class[WEFT_SYSCALL_TABLE_SIZE];
 const char *weft_syscall_name(unsigned nr);
 
@@ -48,7 +54,8 @@ uint64_t weft_deadline_of(int clock, const struct timespec *t);
 /* Called when the process is about to end through exit_group. */
 extern void (*weft_at_exit_group)(void);
 
-#define WEFT_SYSCALL(name, class, restarts, handler) long sys_##handler(struct weft_call *c);
+#define WEFT_SYSCALL(name, class, restarts, handler)                                     \
+	long sys_##handler(struct weft_call *c);
 #include "syscalls.def"
 #undef WEFT_SYSCALL
 

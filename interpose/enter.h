@@ -27,8 +27,8 @@ static inline bool weft_cancel_pending(void)
 	int word;
 
 	__asm__ volatile("movl %%fs:(%1), %0"
-		: "=r"(word)
-		: "r"((uint64_t)weft_libc.cancelhandling));
+			 : "=r"(word)
+			 : "r"((uint64_t)weft_libc.cancelhandling));
 	return word & WEFT_CANCELED;
 }
 

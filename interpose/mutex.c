@@ -11,7 +11,8 @@
 
 static inline void count(const pthread_mutex_t *m)
 {
-	if (__builtin_expect(__atomic_load_n(&m->__data.__lock, __ATOMIC_RELAXED) != 0, 0))
+	if (__builtin_expect(
+		    __atomic_load_n(&m->__data.__lock, __ATOMIC_RELAXED) != 0, 0))
 		weft_count_mutex_contended();
 }
 

@@ -157,7 +157,7 @@ void weft_real_init(void)
 
 	if (!read_dynamic("libc.so", &s))
 		weft_bug("no libc.so in the loader's list");
-	/* Two threads would store the same values. */
+		/* Two threads would store the same values. */
 #define WEFT_CALL(name, version, kind)                                                   \
 	__atomic_store_n(&weft_real.name,                                                \
 		(__typeof__(weft_real.name))find(&s, #name, version), __ATOMIC_RELAXED);

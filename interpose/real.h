@@ -28,8 +28,7 @@ extern "C" {
 /* Fortified twins are declared by no header. */
 ssize_t __read_chk(int, void *, size_t, size_t);
 ssize_t __recv_chk(int, void *, size_t, size_t, int);
-ssize_t __recvfrom_chk(
-	int, void *, size_t, size_t, int, struct sockaddr *, socklen_t *);
+ssize_t __recvfrom_chk(int, void *, size_t, size_t, int, struct sockaddr *, socklen_t *);
 int __poll_chk(struct pollfd *, nfds_t, int, size_t);
 int __ppoll_chk(
 	struct pollfd *, nfds_t, const struct timespec *, const sigset_t *, size_t);
@@ -48,8 +47,9 @@ void *weft_real_symbol(const char *dso_prefix, const char *name);
 
 /* libc's function, whatever moment it is. */
 #define WEFT_REAL(name)                                                                  \
-	(__builtin_expect(weft_real.name != NULL, 1) ? weft_real.name                     \
-						      : (weft_real_init(), weft_real.name))
+	(__builtin_expect(weft_real.name != NULL, 1)                                     \
+			? weft_real.name                                                 \
+			: (weft_real_init(), weft_real.name))
 
 #define WEFT_EXPORT __attribute__((visibility("default")))
 

@@ -33,7 +33,8 @@ static bool bad_vector(uintptr_t iov, uint64_t n)
 	uint32_t probe;
 
 	return n == 0 || n > 1024 || weft_load_user((const uint32_t *)iov, &probe) ||
-		weft_load_user((const uint32_t *)(iov + n * sizeof(struct iovec) - 4), &probe);
+	       weft_load_user(
+		       (const uint32_t *)(iov + n * sizeof(struct iovec) - 4), &probe);
 }
 
 long sys_readv(struct weft_call *c)
@@ -225,8 +226,8 @@ long sys_clock_nanosleep(struct weft_call *c)
 	const struct timespec *t = (const void *)ARG3(c);
 	uint32_t probe;
 
-	if (clock != CLOCK_MONOTONIC && clock != CLOCK_REALTIME && clock != CLOCK_BOOTTIME &&
-		clock != CLOCK_TAI)
+	if (clock != CLOCK_MONOTONIC && clock != CLOCK_REALTIME &&
+		clock != CLOCK_BOOTTIME && clock != CLOCK_TAI)
 		return weft_call_offload(c); /* CPU-time clocks, alarms, errors */
 	if (weft_load_user((const uint32_t *)t, &probe))
 		return -EFAULT;
@@ -244,8 +245,8 @@ static bool bad_range(uintptr_t p, size_t bytes)
 	uint32_t probe;
 
 	return bytes &&
-		(weft_load_user((const uint32_t *)p, &probe) ||
-			weft_load_user((const uint32_t *)(p + bytes - 4), &probe));
+	       (weft_load_user((const uint32_t *)p, &probe) ||
+		       weft_load_user((const uint32_t *)(p + bytes - 4), &probe));
 }
 
 long sys_poll(struct weft_call *c)
@@ -254,10 +255,12 @@ long sys_poll(struct weft_call *c)
 	uint64_t deadline = WEFT_NO_DEADLINE;
 
 	/* What the kernel refuses, and what does not wait, it answers itself. */
-	if (!ms || ARG2(c) > 1u << 20 || bad_range(ARG1(c), ARG2(c) * sizeof(struct pollfd)))
+	if (!ms || ARG2(c) > 1u << 20 ||
+		bad_range(ARG1(c), ARG2(c) * sizeof(struct pollfd)))
 		return weft_call_plain(c);
 	if (ms > 0)
-		deadline = relative(c, (uint64_t)ms / 1000, (uint64_t)ms % 1000 * 1000000);
+		deadline =
+			relative(c, (uint64_t)ms / 1000, (uint64_t)ms % 1000 * 1000000);
 	return weft_io_poll((void *)ARG1(c), (unsigned)ARG2(c), deadline, c->tried);
 }
 
@@ -313,14 +316,16 @@ long sys_select(struct weft_call *c)
 	if ((int)ARG1(c) < 0 || (ARG2(c) && bad_range(ARG2(c), bytes)) ||
 		(ARG3(c) && bad_range(ARG3(c), bytes)) ||
 		(ARG4(c) && bad_range(ARG4(c), bytes)) ||
-		(tv && (bad_range((uintptr_t)tv, sizeof *tv) || tv->tv_sec < 0 || tv->tv_usec < 0)))
+		(tv && (bad_range((uintptr_t)tv, sizeof *tv) || tv->tv_sec < 0 ||
+			       tv->tv_usec < 0)))
 		return weft_call_plain(c);
 	if (tv)
-		deadline = relative(c, (uint64_t)tv->tv_sec, (uint64_t)tv->tv_usec * 1000);
+		deadline =
+			relative(c, (uint64_t)tv->tv_sec, (uint64_t)tv->tv_usec * 1000);
 	if (tv && !deadline)
 		weft_yield(); /* a loop over a zero time-out waits for somebody */
-	r = weft_io_select((int)ARG1(c), (void *)ARG2(c), (void *)ARG3(c), (void *)ARG4(c),
-		deadline);
+	r = weft_io_select((int)ARG1(c), (void *)ARG2(c), (void *)ARG3(c),
+		(void *)ARG4(c), deadline);
 	if (tv && deadline) {
 		left_until(deadline, &left);
 		tv->tv_sec = left.tv_sec;
@@ -346,15 +351,17 @@ long sys_pselect6(struct weft_call *c)
 		(ARG4(c) && bad_range(ARG4(c), bytes)) ||
 		(t && (bad_range((uintptr_t)t, sizeof *t) || bad_timespec(t))) ||
 		(sig && (bad_range((uintptr_t)sig, 16) ||
-				(sig->mask && (sig->size != 8 || bad_range((uintptr_t)sig->mask, 8))))))
+				(sig->mask &&
+					(sig->size != 8 ||
+						bad_range((uintptr_t)sig->mask, 8))))))
 		return weft_call_plain(c);
 	if (t)
 		deadline = relative(c, (uint64_t)t->tv_sec, (uint64_t)t->tv_nsec);
 	if (t && !deadline)
 		weft_yield();
 	masked = begin_mask(c, sig ? sig->mask : NULL);
-	r = weft_io_select((int)ARG1(c), (void *)ARG2(c), (void *)ARG3(c), (void *)ARG4(c),
-		deadline);
+	r = weft_io_select((int)ARG1(c), (void *)ARG2(c), (void *)ARG3(c),
+		(void *)ARG4(c), deadline);
 	if (t && deadline)
 		left_until(deadline, t);
 	return end_mask(masked, r);
@@ -365,7 +372,7 @@ static long epoll(struct weft_call *c, uint64_t deadline, const uint64_t *mask)
 	bool masked = begin_mask(c, mask);
 
 	return end_mask(masked, weft_io_epoll_wait((int)ARG1(c), (void *)ARG2(c),
-				  (int)ARG3(c), deadline));
+					(int)ARG3(c), deadline));
 }
 
 static uint64_t epoll_deadline(struct weft_call *c)
@@ -434,8 +441,8 @@ long sys_close_range(struct weft_call *c)
 
 	if (first <= last && !(ARG3(c) & 4 /* CLOSE_RANGE_CLOEXEC */))
 		weft_io_closing((unsigned)first, (unsigned)last);
-	if (first > last || !weft_runtime_fd_range(&low, &high) || first > (uint64_t)high ||
-		last < (uint64_t)low)
+	if (first > last || !weft_runtime_fd_range(&low, &high) ||
+		first > (uint64_t)high || last < (uint64_t)low)
 		return WEFT_RAW;
 	for (uint64_t at = first; at <= last && !r;) {
 		uint64_t end = at;

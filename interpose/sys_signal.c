@@ -19,14 +19,16 @@ long sys_rt_sigaction(struct weft_call *c)
 	if (bad(ARG2(c), sizeof(struct weft_ksigaction)) ||
 		bad(ARG3(c), sizeof(struct weft_ksigaction)))
 		return -EFAULT;
-	return weft_sig_action((int)ARG1(c), (const void *)ARG2(c), (void *)ARG3(c), ARG4(c));
+	return weft_sig_action(
+		(int)ARG1(c), (const void *)ARG2(c), (void *)ARG3(c), ARG4(c));
 }
 
 long sys_rt_sigprocmask(struct weft_call *c)
 {
 	if (bad(ARG2(c), 8) || bad(ARG3(c), 8))
 		return -EFAULT;
-	return weft_sig_procmask((int)ARG1(c), (const void *)ARG2(c), (void *)ARG3(c), ARG4(c));
+	return weft_sig_procmask(
+		(int)ARG1(c), (const void *)ARG2(c), (void *)ARG3(c), ARG4(c));
 }
 
 long sys_rt_sigpending(struct weft_call *c)

@@ -41,8 +41,8 @@ static const uint64_t THREAD_FLAGS =
 /* The child of a real clone: its registers go below the red zone of its stack. */
 static long make_native(struct weft_call *c, uintptr_t stack_top)
 {
-	struct weft_regs *child = (struct weft_regs *)((stack_top - WEFT_RED_ZONE -
-							      sizeof *child) & ~15ul);
+	struct weft_regs *child =
+		(struct weft_regs *)((stack_top - WEFT_RED_ZONE - sizeof *child) & ~15ul);
 
 	weft_memcpy(child, c->regs, sizeof *child);
 	child->rsp = stack_top;
@@ -238,7 +238,9 @@ long sys_prctl(struct weft_call *c)
 			uint32_t probe;
 
 			/* Byte by byte: the string may end at the end of a page. */
-			if (weft_load_user((const uint32_t *)((ARG2(c) + (unsigned)i) & ~3ul), &probe))
+			if (weft_load_user(
+				    (const uint32_t *)((ARG2(c) + (unsigned)i) & ~3ul),
+				    &probe))
 				return -EFAULT;
 			name[i] = ((const char *)ARG2(c))[i];
 			if (!name[i])
@@ -379,8 +381,8 @@ long sys_madvise(struct weft_call *c)
 	uintptr_t base;
 	size_t size, guard;
 
-	if (ARG3(c) != MADV_DONTNEED || !weft_stack_bounds(ARG1(c), &base, &size, &guard) ||
-		ARG1(c) != base)
+	if (ARG3(c) != MADV_DONTNEED ||
+		!weft_stack_bounds(ARG1(c), &base, &size, &guard) || ARG1(c) != base)
 		return WEFT_RAW;
 	return weft_stack_skip_trim(base) ? 0 : WEFT_RAW;
 }
@@ -404,8 +406,8 @@ static bool is_fiber_id(uint32_t *word, uint32_t val)
 	return f && weft_fiber_clear_tid(f) == (int *)word;
 }
 
-static long wait_shared(
-	struct weft_call *c, uint32_t *word, uint32_t val, uint32_t bitset, uint64_t deadline)
+static long wait_shared(struct weft_call *c, uint32_t *word, uint32_t val,
+	uint32_t bitset, uint64_t deadline)
 {
 	long r;
 
@@ -445,11 +447,14 @@ long sys_futex(struct weft_call *c)
 		if (t && cmd == FUTEX_WAIT) {
 			if (!c->again)
 				c->deadline = weft_now_ns() +
-					(uint64_t)t->tv_sec * 1000000000u + (uint64_t)t->tv_nsec;
+					      (uint64_t)t->tv_sec * 1000000000u +
+					      (uint64_t)t->tv_nsec;
 			deadline = c->deadline;
 		} else if (t) {
-			deadline = weft_deadline_of(
-				op & FUTEX_CLOCK_REALTIME ? CLOCK_REALTIME : CLOCK_MONOTONIC, t);
+			deadline = weft_deadline_of(op & FUTEX_CLOCK_REALTIME
+							    ? CLOCK_REALTIME
+							    : CLOCK_MONOTONIC,
+				t);
 		}
 		if (shared)
 			n = wait_shared(c, word, val, bitset, deadline);
@@ -465,8 +470,8 @@ long sys_futex(struct weft_call *c)
 	case FUTEX_WAKE:
 		n = weft_futex_wake(word, (int)val, bitset, shared);
 		if (shared && n < (int)val) {
-			long more = weft_sys6(SYS_futex, (long)word, cmd, (long)val - n, 0, 0,
-				bitset);
+			long more = weft_sys6(
+				SYS_futex, (long)word, cmd, (long)val - n, 0, 0, bitset);
 
 			return more < 0 ? (n ? n : more) : n + more;
 		}
@@ -477,14 +482,15 @@ long sys_futex(struct weft_call *c)
 
 		if (shared)
 			return WEFT_RAW;
-		return weft_futex_requeue(word, (int)val, (int)ARG4(c), (uint32_t *)ARG5(c),
-			cmd == FUTEX_CMP_REQUEUE ? &expect : NULL, false);
+		return weft_futex_requeue(word, (int)val, (int)ARG4(c),
+			(uint32_t *)ARG5(c), cmd == FUTEX_CMP_REQUEUE ? &expect : NULL,
+			false);
 	}
 	case FUTEX_WAKE_OP:
 		if (shared)
 			return WEFT_RAW;
-		return weft_futex_wake_op(word, (int)val, (uint32_t *)ARG5(c), (int)ARG4(c),
-			(uint32_t)ARG6(c), false);
+		return weft_futex_wake_op(word, (int)val, (uint32_t *)ARG5(c),
+			(int)ARG4(c), (uint32_t)ARG6(c), false);
 	case FUTEX_LOCK_PI:
 	case FUTEX_LOCK_PI2:
 	case FUTEX_UNLOCK_PI:

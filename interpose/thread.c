@@ -92,15 +92,15 @@ WEFT_EXPORT int aio_fsync(int op, struct aiocb *cb)
 	return WEFT_REAL(aio_fsync)(op, cb);
 }
 
-WEFT_EXPORT int lio_listio(int mode, struct aiocb *const list[restrict], int n,
-	struct sigevent *restrict ev)
+WEFT_EXPORT int lio_listio(
+	int mode, struct aiocb *const list[restrict], int n, struct sigevent *restrict ev)
 {
 	weft_activate();
 	return WEFT_REAL(lio_listio)(mode, list, n, ev);
 }
 
-WEFT_EXPORT int getaddrinfo_a(int mode, struct gaicb *list[restrict], int n,
-	struct sigevent *restrict ev)
+WEFT_EXPORT int getaddrinfo_a(
+	int mode, struct gaicb *list[restrict], int n, struct sigevent *restrict ev)
 {
 	weft_activate();
 	return WEFT_REAL(getaddrinfo_a)(mode, list, n, ev);

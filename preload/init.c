@@ -77,9 +77,10 @@ static const char *check_layout(void)
 	const char *self = (const char *)weft_rdfsbase();
 
 	if (!size || !read_descriptor("_thread_db_pthread_tid", &weft_libc.tid) ||
-		!read_descriptor("_thread_db_pthread_cancelhandling",
-			&weft_libc.cancelhandling) ||
-		!read_descriptor("_thread_db_pthread_start_routine", &weft_libc.start_routine))
+		!read_descriptor(
+			"_thread_db_pthread_cancelhandling", &weft_libc.cancelhandling) ||
+		!read_descriptor(
+			"_thread_db_pthread_start_routine", &weft_libc.start_routine))
 		return "this libc does not describe its threads (_thread_db_*)";
 	weft_libc.sizeof_pthread = *size;
 	if (weft_libc.tid + 4 > *size || weft_libc.cancelhandling + 4 > *size ||
@@ -248,8 +249,9 @@ static const char *decode_sites(void)
 			state.table[i] = &state.decoded[i];
 	}
 	dlclose(plugin);
-	return state.table[0] && state.table[1] ? NULL
-						: "libc.so.6's system calls could not be found";
+	return state.table[0] && state.table[1]
+		       ? NULL
+		       : "libc.so.6's system calls could not be found";
 }
 
 static const char *patch(void)
@@ -280,10 +282,11 @@ static const char *patch(void)
 		char a[21], b[21];
 
 		weft_log_parts("active: ", weft_format_u64(a, report.patched),
-			" system call sites lead to weft, ", weft_format_u64(b, report.left),
-			" do not", NULL);
+			" system call sites lead to weft, ",
+			weft_format_u64(b, report.left), " do not", NULL);
 		while (weft_sites_next_left(&cursor, &soname, &name, &reason))
-			weft_log_parts("left alone in ", soname, ": ", name, ": ", reason, NULL);
+			weft_log_parts(
+				"left alone in ", soname, ": ", name, ": ", reason, NULL);
 	}
 	return NULL;
 }
@@ -320,8 +323,8 @@ static void drop_rseq(void)
 	 * Every fiber has an area of its own, a kernel thread one registration:
 	 * with none, libc never registers again (sysdeps/unix/sysv/linux/rseq.h).
 	 */
-	weft_sys4(SYS_rseq, (long)((char *)weft_rdfsbase() + *offset), 32, 1 /* UNREGISTER */,
-		0x53053053);
+	weft_sys4(SYS_rseq, (long)((char *)weft_rdfsbase() + *offset), 32,
+		1 /* UNREGISTER */, 0x53053053);
 }
 
 static const char *start_runtime(uint64_t mask)
@@ -349,7 +352,8 @@ static const char *start_runtime(uint64_t mask)
 
 		if (weft_sys2(SYS_prctl, PR_GET_NAME, name) == 0)
 			weft_fiber_set_name(f, name);
-		/* Where libc had the kernel clear it when the thread ends: joiners wait there. */
+		/* Where libc had the kernel clear it when the thread ends: joiners wait
+		 * there. */
 		weft_fiber_set_clear_tid(f, (int *)(weft_rdfsbase() + weft_libc.tid));
 		return NULL;
 	}
@@ -377,9 +381,11 @@ static const char *try_activate(void)
 	if (state.options.fault_mmap)
 		weft_fault_arm(WEFT_FAULT_MMAP, state.options.fault_mmap);
 	if (state.options.fault_io_uring_setup)
-		weft_fault_arm(WEFT_FAULT_IO_URING_SETUP, state.options.fault_io_uring_setup);
+		weft_fault_arm(
+			WEFT_FAULT_IO_URING_SETUP, state.options.fault_io_uring_setup);
 	if (state.options.fault_io_uring_enter)
-		weft_fault_arm(WEFT_FAULT_IO_URING_ENTER, state.options.fault_io_uring_enter);
+		weft_fault_arm(
+			WEFT_FAULT_IO_URING_ENTER, state.options.fault_io_uring_enter);
 	if (state.options.fault_clone)
 		weft_fault_arm(WEFT_FAULT_CLONE, state.options.fault_clone);
 

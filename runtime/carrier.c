@@ -40,7 +40,8 @@ static size_t carrier_bytes(void)
 {
 	size_t body = TCB_SIZE + sizeof(struct carrier);
 
-	return 2 * PAGE + SCHED_STACK + SIGNAL_STACK + ((body + PAGE - 1) & ~(size_t)(PAGE - 1));
+	return 2 * PAGE + SCHED_STACK + SIGNAL_STACK +
+	       ((body + PAGE - 1) & ~(size_t)(PAGE - 1));
 }
 
 static char *carrier_base(struct carrier *c)
@@ -103,7 +104,8 @@ struct carrier *weft_carrier_new(unsigned id, enum carrier_kind kind)
 
 	if (weft_sys_failed(p))
 		return NULL;
-	if (weft_sys3(SYS_mprotect, (long)(base + PAGE), SCHED_STACK, PROT_READ | PROT_WRITE) ||
+	if (weft_sys3(SYS_mprotect, (long)(base + PAGE), SCHED_STACK,
+		    PROT_READ | PROT_WRITE) ||
 		weft_sys3(SYS_mprotect, (long)(base + 2 * PAGE + SCHED_STACK),
 			(long)(carrier_bytes() - 2 * PAGE - SCHED_STACK),
 			PROT_READ | PROT_WRITE)) {
@@ -169,7 +171,8 @@ static void start_tick(struct carrier *c)
 	int timer;
 
 	ev._sigev_un._tid = c->tid;
-	if (weft_sys3(SYS_timer_create, CLOCK_THREAD_CPUTIME_ID, (long)&ev, (long)&timer) == 0)
+	if (weft_sys3(SYS_timer_create, CLOCK_THREAD_CPUTIME_ID, (long)&ev,
+		    (long)&timer) == 0)
 		weft_sys4(SYS_timer_settime, timer, 0, (long)&every, 0);
 }
 
@@ -201,7 +204,7 @@ static void start(void *arg)
 int weft_carrier_spawn(struct carrier *c, void (*fn)(void *))
 {
 	const unsigned long flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND |
-		CLONE_THREAD | CLONE_SYSVSEM;
+				    CLONE_THREAD | CLONE_SYSVSEM;
 	long tid;
 
 	c->entry = fn;

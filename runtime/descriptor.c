@@ -68,7 +68,8 @@ uint64_t weft_fd_deadline(int fd, int option)
 		return WEFT_NO_DEADLINE;
 	if (get_option(fd, option, &tv, sizeof tv) || (!tv.tv_sec && !tv.tv_usec))
 		return WEFT_NO_DEADLINE;
-	return weft_now_ns() + (uint64_t)tv.tv_sec * 1000000000u + (uint64_t)tv.tv_usec * 1000u;
+	return weft_now_ns() + (uint64_t)tv.tv_sec * 1000000000u +
+	       (uint64_t)tv.tv_usec * 1000u;
 }
 
 size_t weft_fd_low_water(int fd)
@@ -197,7 +198,8 @@ void weft_io_closing(unsigned first, unsigned last)
 	if (first == last && first < TABLE && likely(!load_seq_cst(&busy[first])))
 		return;
 	for (uint32_t i = 0; i < load_acquire(&weft_rt.fresh); i++) {
-		struct fiber *f = &weft_rt.chunk[i / WEFT_FIBER_CHUNK][i % WEFT_FIBER_CHUNK];
+		struct fiber *f =
+			&weft_rt.chunk[i / WEFT_FIBER_CHUNK][i % WEFT_FIBER_CHUNK];
 		int fd = load_seq_cst(&f->io_fd), to;
 
 		if (fd < 0 || (unsigned)fd < first || (unsigned)fd > last)

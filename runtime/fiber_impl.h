@@ -45,13 +45,13 @@ enum { WAKE_STATE = 7, WAKE_PARK = 8 };
 
 /* A waiter on a futex word; a kernel thread that is no carrier sleeps in `word`. */
 struct futex_waiter {
-	struct list link;             /* (b) bucket lock */
-	struct futex_bucket *bucket;  /* (b) NULL once dequeued */
-	uintptr_t addr;               /* (b) */
-	uint32_t bitset;              /* (b) */
-	bool shared;                  /* (b) */
-	struct fiber *fiber;          /* (c) or NULL */
-	int word;                     /* (a) native waiters: 0 waiting, 1 woken */
+	struct list link;            /* (b) bucket lock */
+	struct futex_bucket *bucket; /* (b) NULL once dequeued */
+	uintptr_t addr;              /* (b) */
+	uint32_t bitset;             /* (b) */
+	bool shared;                 /* (b) */
+	struct fiber *fiber;         /* (c) or NULL */
+	int word;                    /* (a) native waiters: 0 waiting, 1 woken */
 };
 
 /* Key: (o) the carrier or fiber that owns it, (a) atomic, (c) constant while alive,
@@ -67,23 +67,23 @@ struct fiber {
 	uint8_t state;           /* (a) enum fiber_state */
 	uint8_t reason;          /* (o) enum weft_park_reason */
 	uint8_t flags;           /* (o) FIBER_… */
-	int attention;           /* (a) a signal may be deliverable: look when leaving weft */
-	uint8_t vector_live;     /* (o) came through a site: vector registers matter */
-	uint8_t tried;           /* (o) enum weft_tried: what the front door found out */
-	uint8_t creating;        /* (o) inside libc's pthread_create */
-	uint8_t interruptible;   /* (o) a signal may end this park */
-	struct carrier *helper;  /* (a) stands on this helper's kernel thread */
+	int attention;       /* (a) a signal may be deliverable: look when leaving weft */
+	uint8_t vector_live; /* (o) came through a site: vector registers matter */
+	uint8_t tried;       /* (o) enum weft_tried: what the front door found out */
+	uint8_t creating;    /* (o) inside libc's pthread_create */
+	uint8_t interruptible;  /* (o) a signal may end this park */
+	struct carrier *helper; /* (a) stands on this helper's kernel thread */
 
 	/* An operation in a ring. Owned by the carrier of that ring. */
 	struct carrier *io_carrier;
-	int io_pending;           /* completions still to come */
+	int io_pending; /* completions still to come */
 	int io_res;
-	uint8_t io_cancelled;     /* cancel was submitted */
-	uint8_t io_how;           /* enum weft_wake to report */
-	uint64_t io_bits;         /* which of them are still in the ring */
-	int io_fd;                /* (a) the number it waits for, or -1 */
-	int again_fd;             /* (o) where it saw EAGAIN last, or -1 */
-	uint16_t again_events;    /* (o) … and for what */
+	uint8_t io_cancelled;  /* cancel was submitted */
+	uint8_t io_how;        /* enum weft_wake to report */
+	uint64_t io_bits;      /* which of them are still in the ring */
+	int io_fd;             /* (a) the number it waits for, or -1 */
+	int again_fd;          /* (o) where it saw EAGAIN last, or -1 */
+	uint16_t again_events; /* (o) … and for what */
 
 	/* Timer. */
 	struct carrier *timer_carrier; /* (heap lock) NULL: not armed */
@@ -97,9 +97,9 @@ struct fiber {
 	void *robust_head;
 	size_t robust_len;
 
-	uint32_t index;        /* (c) in the table */
-	uint32_t generation;   /* (t) */
-	uint64_t parked_tsc;   /* (o) when the last park began */
+	uint32_t index;      /* (c) in the table */
+	uint32_t generation; /* (t) */
+	uint64_t parked_tsc; /* (o) when the last park began */
 	uint64_t start_routine;
 	char name[16];
 
@@ -146,18 +146,18 @@ struct carrier {
 	struct timer_heap timers;
 	struct weft_ring *ring;
 
-	void *sched_top;     /* (c) its own stack */
-	void *signal_stack;  /* (c) first-level signal handlers run here */
+	void *sched_top;    /* (c) its own stack */
+	void *signal_stack; /* (c) first-level signal handlers run here */
 	size_t signal_stack_size;
 	void (*entry)(void *); /* (c) what its kernel thread runs */
 	unsigned id;
 	enum carrier_kind kind;
-	int tid;      /* kernel thread id */
+	int tid;         /* kernel thread id */
 	unsigned ticks;  /* fibers taken; every so often the carrier looks outside */
 	unsigned yields; /* yields with nobody to yield to */
 	int stuck;       /* (a) one fiber has run for 10 ms while others wait here */
 	uint64_t tick_switches; /* (o) the switch counter at the last tick */
-	uint64_t backlog_tsc; /* since when there is more work than this carrier */
+	uint64_t backlog_tsc;   /* since when there is more work than this carrier */
 	uint64_t rng;
 
 	uint64_t counters[WEFT_COUNTERS];

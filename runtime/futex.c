@@ -156,9 +156,8 @@ static long wait_fiber(struct fiber *f, struct wait_arg *a, uint32_t bitset, boo
 /* A kernel thread that is no carrier: same queue, but it sleeps in the kernel. */
 static long wait_native(struct wait_arg *a, uint32_t bitset, bool shared)
 {
-	struct futex_waiter w = {.addr = (uintptr_t)a->word,
-		.bitset = bitset,
-		.shared = shared};
+	struct futex_waiter w = {
+		.addr = (uintptr_t)a->word, .bitset = bitset, .shared = shared};
 	struct futex_bucket *b = bucket_of(w.addr);
 	struct timespec ts, *at = NULL;
 	uint32_t now;
@@ -192,8 +191,8 @@ static long wait_native(struct wait_arg *a, uint32_t bitset, bool shared)
 	return load_acquire(&w.word) ? 0 : r;
 }
 
-long weft_futex_wait(uint32_t *word, uint32_t val, uint32_t bitset, bool shared,
-	uint64_t deadline_ns)
+long weft_futex_wait(
+	uint32_t *word, uint32_t val, uint32_t bitset, bool shared, uint64_t deadline_ns)
 {
 	struct wait_arg a = {word, val, deadline_ns, 0};
 	struct fiber *f = weft_fiber_self();
@@ -253,7 +252,8 @@ static int wake_locked(struct futex_bucket *b, uintptr_t addr, int max, uint32_t
 {
 	int n = 0;
 
-	for (struct list *l = b->waiters.next, *next; l != &b->waiters && n < max; l = next) {
+	for (struct list *l = b->waiters.next, *next; l != &b->waiters && n < max;
+		l = next) {
 		struct futex_waiter *w = container_of(l, struct futex_waiter, link);
 
 		next = l->next;
@@ -289,7 +289,8 @@ long weft_futex_wake(void *word, int max, uint32_t bitset, bool shared)
 	 * list therefore mean that nobody waits.
 	 */
 	fence_seq_cst();
-	if (!load_relaxed(&b->waiters.next) || load_relaxed(&b->waiters.next) == &b->waiters)
+	if (!load_relaxed(&b->waiters.next) ||
+		load_relaxed(&b->waiters.next) == &b->waiters)
 		if (!load_relaxed(&b->lock.word))
 			return 0;
 	lock_bucket(b);
@@ -402,8 +403,8 @@ static long apply_op(uint32_t *word, uint32_t op, bool *ret_true)
 	return -ENOSYS;
 }
 
-long weft_futex_wake_op(uint32_t *word, int wake, uint32_t *word2, int wake2,
-	uint32_t op, bool shared)
+long weft_futex_wake_op(
+	uint32_t *word, int wake, uint32_t *word2, int wake2, uint32_t op, bool shared)
 {
 	struct futex_bucket *b1 = bucket_of((uintptr_t)word);
 	struct futex_bucket *b2 = bucket_of((uintptr_t)word2);
@@ -418,7 +419,8 @@ long weft_futex_wake_op(uint32_t *word, int wake, uint32_t *word2, int wake2,
 		unlock_two(b1, b2);
 		return r;
 	}
-	n = wake_locked(b1, (uintptr_t)word, wake > 0 ? wake : 1, UINT32_MAX, shared, &tail);
+	n = wake_locked(
+		b1, (uintptr_t)word, wake > 0 ? wake : 1, UINT32_MAX, shared, &tail);
 	if (second)
 		n += wake_locked(b2, (uintptr_t)word2, wake2 > 0 ? wake2 : 1, UINT32_MAX,
 			shared, &tail);

@@ -18,16 +18,16 @@ extern "C" {
  * FUTEX_WAIT_BITSET. `shared` is the absence of FUTEX_PRIVATE_FLAG and part of
  * the key, as in the kernel. 0, -EAGAIN, -ETIMEDOUT, -EINTR, -EFAULT.
  */
-long weft_futex_wait(uint32_t *word, uint32_t val, uint32_t bitset, bool shared,
-	uint64_t deadline_ns);
+long weft_futex_wait(
+	uint32_t *word, uint32_t val, uint32_t bitset, bool shared, uint64_t deadline_ns);
 /* FUTEX_WAKE_BITSET: how many were woken. */
 long weft_futex_wake(void *word, int max, uint32_t bitset, bool shared);
 /* FUTEX_REQUEUE, or FUTEX_CMP_REQUEUE when val is given (-EAGAIN if it differs). */
 long weft_futex_requeue(uint32_t *word, int wake, int move, uint32_t *to,
 	const uint32_t *val, bool shared);
 /* FUTEX_WAKE_OP. */
-long weft_futex_wake_op(uint32_t *word, int wake, uint32_t *word2, int wake2,
-	uint32_t op, bool shared);
+long weft_futex_wake_op(
+	uint32_t *word, int wake, uint32_t *word2, int wake2, uint32_t op, bool shared);
 /* What the kernel does to a dead thread's robust list (C9: exit_robust_list). */
 void weft_futex_walk_robust(void *head, size_t len, int tid);
 

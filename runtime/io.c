@@ -33,7 +33,8 @@ void weft_io_abort(struct carrier *c, struct fiber *f, enum weft_wake how)
 
 void weft_io_complete(struct carrier *c, uint64_t user_data, int res)
 {
-	struct fiber *f = (struct fiber *)(uintptr_t)(user_data & ((1ull << INDEX_SHIFT) - 1));
+	struct fiber *f =
+		(struct fiber *)(uintptr_t)(user_data & ((1ull << INDEX_SHIFT) - 1));
 	unsigned index = (unsigned)(user_data >> INDEX_SHIFT);
 	enum weft_wake how = WEFT_WAKE_DONE;
 
@@ -56,8 +57,8 @@ enum op_kind { OP_POLL, OP_POLL_MANY, OP_RECV, OP_ACCEPT, OP_CONNECT, OP_FUTEX }
 struct op {
 	enum op_kind kind;
 	int fd, flags;
-	unsigned events;    /* or a futex's bitset */
-	unsigned count;     /* of fds; or an address's length, or a futex's value */
+	unsigned events; /* or a futex's bitset */
+	unsigned count;  /* of fds; or an address's length, or a futex's value */
 	struct pollfd *fds;
 	void *addr, *addrlen;
 	uint64_t deadline;
@@ -79,8 +80,8 @@ static void submit(struct carrier *c, struct fiber *f, const struct op *op)
 		for (unsigned i = 0; i < op->count; i++) {
 			if (op->fds[i].fd < 0)
 				continue;
-			weft_ring_poll(r, op->fds[i].fd, (unsigned short)op->fds[i].events,
-				pack(f, i));
+			weft_ring_poll(r, op->fds[i].fd,
+				(unsigned short)op->fds[i].events, pack(f, i));
 			f->io_bits |= 1ull << i;
 			f->io_pending++;
 		}
@@ -139,7 +140,8 @@ static long op_wait(struct op *op, enum weft_park_reason reason)
 long weft_io_wait_ready(struct weft_held *h, unsigned events, uint64_t deadline,
 	enum weft_park_reason reason)
 {
-	struct op op = {.kind = OP_POLL, .fd = h->fd, .events = events, .deadline = deadline};
+	struct op op = {
+		.kind = OP_POLL, .fd = h->fd, .events = events, .deadline = deadline};
 	struct fiber *f = weft_fiber_self();
 	int fd;
 	long r;
@@ -159,7 +161,8 @@ long weft_io_wait_ready(struct weft_held *h, unsigned events, uint64_t deadline,
 long weft_io_wait_many(
 	struct pollfd *fds, unsigned n, uint64_t deadline, enum weft_park_reason reason)
 {
-	struct op op = {.kind = OP_POLL_MANY, .fds = fds, .count = n, .deadline = deadline};
+	struct op op = {
+		.kind = OP_POLL_MANY, .fds = fds, .count = n, .deadline = deadline};
 
 	return op_wait(&op, reason);
 }

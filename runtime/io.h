@@ -54,13 +54,14 @@ long weft_io_send(int fd, const void *buf, size_t len, int flags, const void *ad
 	unsigned addrlen, enum weft_tried tried);
 long weft_io_recvmsg(int fd, struct msghdr *msg, int flags);
 long weft_io_sendmsg(int fd, const struct msghdr *msg, int flags);
-long weft_io_recvmmsg(
-	int fd, struct mmsghdr *vec, unsigned n, unsigned flags, const struct timespec *t);
+long weft_io_recvmmsg(int fd, struct mmsghdr *vec, unsigned n, unsigned flags,
+	const struct timespec *t);
 long weft_io_sendmmsg(int fd, struct mmsghdr *vec, unsigned n, unsigned flags);
 long weft_io_accept(int fd, void *addr, void *addrlen, int flags);
 long weft_io_connect(int fd, const void *addr, unsigned len);
 long weft_io_try_poll(struct pollfd *fds, unsigned n, int timeout_ms);
-long weft_io_poll(struct pollfd *fds, unsigned n, uint64_t deadline_ns, enum weft_tried tried);
+long weft_io_poll(
+	struct pollfd *fds, unsigned n, uint64_t deadline_ns, enum weft_tried tried);
 /* A futex word in memory shared with other processes, waited for in the ring. */
 long weft_io_futex_shared(
 	uint32_t *word, uint32_t val, uint32_t bitset, uint64_t deadline_ns);

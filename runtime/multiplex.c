@@ -10,7 +10,6 @@
 
 #include "io_impl.h"
 
-
 struct poll_call {
 	struct pollfd *fds;
 	unsigned n;
@@ -84,7 +83,7 @@ static bool expected_to_block(const struct pollfd *fds, unsigned n)
 
 	f->again_fd = -1;
 	return n == 1 && fd >= 0 && !weft_load_user((const uint32_t *)fds, &readable) &&
-		fds->fd == fd && !(fds->events & ~(int)f->again_events);
+	       fds->fd == fd && !(fds->events & ~(int)f->again_events);
 }
 
 long weft_io_try_poll(struct pollfd *fds, unsigned n, int timeout_ms)

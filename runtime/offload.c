@@ -14,7 +14,7 @@
 #include "sched_impl.h"
 
 static struct weft_lock idle_lock;
-static struct carrier *idle; /* (idle_lock) linked by helper_next */
+static struct carrier *idle;  /* (idle_lock) linked by helper_next */
 static unsigned helper_count; /* (idle_lock) */
 
 static void helper_loop(void *arg)
@@ -30,7 +30,8 @@ static void helper_loop(void *arg)
 			f = xchg_seq_cst(&c->inbox, NULL); /* [helper-work] */
 			if (f)
 				break;
-			weft_sys4(SYS_futex, (long)&c->helper_word, FUTEX_WAIT_PRIVATE, 0, 0);
+			weft_sys4(SYS_futex, (long)&c->helper_word, FUTEX_WAIT_PRIVATE, 0,
+				0);
 		}
 		store_seq_cst(&f->helper, c);
 		weft_sched_run_fiber(c, f);

@@ -20,14 +20,14 @@ enum {
 	SQ_ENTRIES = 256,
 	CQ_ENTRIES = 4096,
 	EVENT = 1,
-	OP_FUTEX_WAIT = 51,        /* linux 6.7, not in Debian 12's headers */
+	OP_FUTEX_WAIT = 51, /* linux 6.7, not in Debian 12's headers */
 	FUTEX2_SIZE_U32 = 2,
 };
 
 struct weft_ring {
 	struct io_uring ring;
 	uint16_t poll_first; /* IORING_RECVSEND_POLL_FIRST, or 0 before 5.19 */
-	unsigned inflight; /* operations whose completion is still to come */
+	unsigned inflight;   /* operations whose completion is still to come */
 	int event_fd;
 	uint64_t *event_value;
 };
@@ -38,7 +38,7 @@ int weft_ring_open(struct weft_ring **ret)
 {
 	static const unsigned flag_sets[] = {
 		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
-			IORING_SETUP_TASKRUN_FLAG,             /* 6.1 */
+			IORING_SETUP_TASKRUN_FLAG,                     /* 6.1 */
 		IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG, /* 5.19 */
 		0,
 	};
@@ -50,14 +50,14 @@ int weft_ring_open(struct weft_ring **ret)
 		return (int)p;
 	for (size_t i = 0; i < sizeof flag_sets / sizeof *flag_sets; i++) {
 		struct io_uring_params params = {
-			.flags = flag_sets[i] | IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE |
-				IORING_SETUP_CLAMP,
+			.flags = flag_sets[i] | IORING_SETUP_R_DISABLED |
+				 IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP,
 			.cq_entries = CQ_ENTRIES,
 		};
 
 		err = weft_fault_hits(WEFT_FAULT_IO_URING_SETUP)
-			? -ENOSYS
-			: io_uring_queue_init_params(SQ_ENTRIES, &r->ring, &params);
+			      ? -ENOSYS
+			      : io_uring_queue_init_params(SQ_ENTRIES, &r->ring, &params);
 		/* COOP_TASKRUN came with the same kernel as POLL_FIRST. */
 		r->poll_first = flag_sets[i] ? IORING_RECVSEND_POLL_FIRST : 0;
 		if (err != -EINVAL)
@@ -88,7 +88,7 @@ static void probe(struct weft_ring *r)
 	weft_memset(buf, 0, sizeof buf);
 	if (io_uring_register_probe(&r->ring, p, 128) == 0)
 		has_futex = p->last_op >= OP_FUTEX_WAIT &&
-			(p->ops[OP_FUTEX_WAIT].flags & IO_URING_OP_SUPPORTED);
+			    (p->ops[OP_FUTEX_WAIT].flags & IO_URING_OP_SUPPORTED);
 }
 
 /* On the carrier's own kernel thread, before its first operation. */
@@ -247,7 +247,8 @@ static bool reap(struct carrier *c)
 	struct io_uring_cqe *cqe;
 	unsigned head, n = 0;
 
-	io_uring_for_each_cqe(&r->ring, head, cqe) {
+	io_uring_for_each_cqe(&r->ring, head, cqe)
+	{
 		uint64_t user_data = cqe->user_data;
 		int res = cqe->res;
 
@@ -304,6 +305,7 @@ void weft_ring_wait(struct carrier *c, uint64_t deadline_ns)
 	}
 	weft_count(c, ENTERS);
 	if (!weft_fault_hits(WEFT_FAULT_IO_URING_ENTER))
-		check(io_uring_submit_and_wait_timeout(&c->ring->ring, &cqe, 1, tp, NULL));
+		check(io_uring_submit_and_wait_timeout(
+			&c->ring->ring, &cqe, 1, tp, NULL));
 	reap(c);
 }

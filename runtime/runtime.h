@@ -16,12 +16,13 @@ extern "C" {
 #endif
 
 struct weft_config {
-	unsigned carriers;  /* 0: one per CPU of the affinity mask, at least two */
+	unsigned carriers; /* 0: one per CPU of the affinity mask, at least two */
 	bool stress_migrate;
 	bool stress_wouldblock;
 	bool stress_shuffle;
 	uint64_t seed;
-	uintptr_t fs_template; /* a thread control block whose guard words carriers copy */
+	uintptr_t
+		fs_template; /* a thread control block whose guard words carriers copy */
 	uint64_t initial_mask; /* the main thread's signal mask before the start */
 };
 

@@ -463,8 +463,8 @@ void weft_sched_home(void *arg)
 
 /* ---- park and unpark ------------------------------------------------------ */
 
-enum weft_wake weft_park(enum weft_park_reason reason,
-	bool (*commit)(struct fiber *, void *), void *arg)
+enum weft_wake weft_park(
+	enum weft_park_reason reason, bool (*commit)(struct fiber *, void *), void *arg)
 {
 	struct carrier *c = weft_carrier_self();
 	struct fiber *f = c->current;
@@ -493,7 +493,7 @@ bool weft_claim(struct fiber *f, enum weft_wake how)
 	uint32_t w = load_acquire(&f->wake);
 
 	return (w & WAKE_STATE) == WEFT_WAKE_NONE &&
-		cas_seq_cst(&f->wake, &w, w + (uint32_t)how);
+	       cas_seq_cst(&f->wake, &w, w + (uint32_t)how);
 }
 
 /* A park that nobody can claim (ring operations): its only waker says how. */
@@ -523,7 +523,7 @@ enum weft_park_state weft_park_open(struct fiber *f)
 	if (likely(!interruptible || !load_seq_cst(&f->attention)))
 		return WEFT_PARK_OPEN;
 	return cas_seq_cst(&f->wake, &none, none + WEFT_WAKE_INTERRUPT) ? WEFT_PARK_SELF
-									 : WEFT_PARK_TAKEN;
+									: WEFT_PARK_TAKEN;
 }
 
 /* WEFT_STRESS=migrate: the carrier after the one it ran on. */
@@ -615,5 +615,5 @@ void weft_runq_init(struct carrier *c)
 	c->inbox = NULL;
 	c->sig_inbox = NULL;
 	c->rng = (weft_rt.config.seed ? weft_rt.config.seed : 0x9e3779b97f4a7c15ull) +
-		(c->id + 1) * 0xbf58476d1ce4e5b9ull;
+		 (c->id + 1) * 0xbf58476d1ce4e5b9ull;
 }

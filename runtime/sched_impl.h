@@ -13,10 +13,10 @@ struct runtime {
 	bool running;
 	struct weft_config config;
 	unsigned cpus;
-	unsigned carriers;                      /* (a) grows */
+	unsigned carriers;                          /* (a) grows */
 	struct carrier *carrier[WEFT_CARRIERS_MAX]; /* (c) */
-	unsigned sleepers;                      /* (a) carriers asleep */
-	struct carrier *helpers;                /* every helper ever made, for the stats */
+	unsigned sleepers;                          /* (a) carriers asleep */
+	struct carrier *helpers; /* every helper ever made, for the stats */
 	struct fiber *main_fiber;
 	int pid;
 

@@ -44,12 +44,12 @@ enum {
 };
 
 static const uint64_t SYNCHRONOUS = BIT(SIGSEGV) | BIT(SIGBUS) | BIT(SIGFPE) |
-	BIT(SIGILL) | BIT(SIGTRAP) | BIT(SIGSYS);
+				    BIT(SIGILL) | BIT(SIGTRAP) | BIT(SIGSYS);
 static const uint64_t UNBLOCKABLE = BIT(SIGKILL) | BIT(SIGSTOP);
 /* A terminal answers EIO to a background reader that blocks SIGTTIN: let it in. */
-static const uint64_t CARRIER_MASK = ~(BIT(SIGSEGV) | BIT(SIGBUS) | BIT(SIGFPE) |
-	BIT(SIGILL) | BIT(SIGTRAP) | BIT(SIGSYS) | BIT(SIGTTIN) | BIT(SIGTTOU) | BIT(KICK) |
-	BIT(KICK_EINTR));
+static const uint64_t CARRIER_MASK =
+	~(BIT(SIGSEGV) | BIT(SIGBUS) | BIT(SIGFPE) | BIT(SIGILL) | BIT(SIGTRAP) |
+		BIT(SIGSYS) | BIT(SIGTTIN) | BIT(SIGTTOU) | BIT(KICK) | BIT(KICK_EINTR));
 
 /* The kernel's ucontext, which is shorter than the C library's ucontext_t. */
 struct kucontext {
@@ -93,10 +93,10 @@ static struct weft_ksigaction table[SIGNALS + 1]; /* (lock) */
 static uint64_t handled;                          /* (lock) signals with a handler */
 static struct sig_node *node_free;                /* (lock) */
 static char *node_next, *node_end;                /* (lock) */
-static struct sig_node *shared_queue;             /* (lock) process-directed, blocked by all */
-static uint64_t shared_pending;                   /* (a) */
-static uint64_t interest;                         /* (lock) what main blocks */
-static uint64_t blocked_by_all;                   /* (a) */
+static struct sig_node *shared_queue;    /* (lock) process-directed, blocked by all */
+static uint64_t shared_pending;          /* (a) */
+static uint64_t interest;                /* (lock) what main blocks */
+static uint64_t blocked_by_all;          /* (a) */
 static uint32_t open_count[SIGNALS + 1]; /* (lock) other fibers that let it in */
 static struct carrier *receiver;
 static uint32_t receiver_want, receiver_done; /* (a) generations of the set */
@@ -188,7 +188,8 @@ static void count_fiber(uint64_t open, int delta)
 		open_count[__builtin_ctzll(m) + 1] += (uint32_t)delta;
 }
 
-/* (lock held) Main's mask changed, or main is gone: count anew what became interesting. */
+/* (lock held) Main's mask changed, or main is gone: count anew what became interesting.
+ */
 static void set_interest(uint64_t mask)
 {
 	struct fiber *main_fiber = weft_fiber_main();
@@ -200,7 +201,8 @@ static void set_interest(uint64_t mask)
 	for (uint64_t m = added; m; m &= m - 1)
 		open_count[__builtin_ctzll(m) + 1] = 0;
 	for (uint32_t i = 0; i < load_acquire(&weft_rt.fresh); i++) {
-		struct fiber *f = &weft_rt.chunk[i / WEFT_FIBER_CHUNK][i % WEFT_FIBER_CHUNK];
+		struct fiber *f =
+			&weft_rt.chunk[i / WEFT_FIBER_CHUNK][i % WEFT_FIBER_CHUNK];
 
 		if (!load_relaxed(&f->tid) || f == main_fiber)
 			continue;
@@ -310,7 +312,7 @@ static bool ignored(int sig, uint64_t mask)
 	if (mask & BIT(sig))
 		return false;
 	return (uintptr_t)table[sig].handler == IGN ||
-		((uintptr_t)table[sig].handler == DFL && default_ignores(sig));
+	       ((uintptr_t)table[sig].handler == DFL && default_ignores(sig));
 }
 
 static long send_to_fiber(struct fiber *f, int sig, const void *info, bool process)
@@ -515,7 +517,8 @@ static void set_mask(struct fiber *f, uint64_t mask)
 		weft_signals_publish(f);
 	if (likely(!opened))
 		return;
-	if (load_relaxed(&f->sig.pending) & ~mask || load_seq_cst(&shared_pending) & ~mask)
+	if (load_relaxed(&f->sig.pending) & ~mask ||
+		load_seq_cst(&shared_pending) & ~mask)
 		store_seq_cst(&f->attention, 1);
 }
 
@@ -536,8 +539,8 @@ static void default_action(int sig, const void *info)
 	kernel_mask(old); /* it was a stop signal, and we go on */
 }
 
-static uintptr_t alternate_stack(struct fiber *f, const struct weft_ksigaction *act,
-	uintptr_t sp)
+static uintptr_t alternate_stack(
+	struct fiber *f, const struct weft_ksigaction *act, uintptr_t sp)
 {
 	const struct sigstate *s = &f->sig;
 
@@ -588,8 +591,8 @@ static void run_handler(struct fiber *f, const struct weft_ksigaction *act, int 
  * Takes one deliverable signal. True when a handler is to be run for it; *ret_info
  * is filled then. Default actions and ignored signals are done with here.
  */
-static bool next_signal(struct fiber *f, struct weft_ksigaction *ret_act, int *ret_sig,
-	void *ret_info)
+static bool next_signal(
+	struct fiber *f, struct weft_ksigaction *ret_act, int *ret_sig, void *ret_info)
 {
 	for (;;) {
 		struct sig_node *n;
@@ -733,7 +736,8 @@ __attribute__((used)) struct fiber *weft_signals_async(struct async_frame *frame
 /* sw_reserved of the kernel's signal frame: how long the extended state is. */
 static size_t fpstate_size(const unsigned char *fp)
 {
-	uint32_t magic = *(const uint32_t *)(fp + 464), size = *(const uint32_t *)(fp + 468);
+	uint32_t magic = *(const uint32_t *)(fp + 464),
+		 size = *(const uint32_t *)(fp + 468);
 
 	return magic == 0x46505853 && size >= 512 && size < 32768 ? size : 512;
 }
@@ -809,8 +813,9 @@ static void explain_guard(struct fiber *f, uintptr_t addr)
 	if (!f || !weft_stack_bounds(addr, &base, &size, &guard) || addr >= base + guard)
 		return;
 	weft_log_parts("stack overflow: thread ", weft_format_u64(a, (uint64_t)f->tid),
-		f->name[0] ? " \"" : "", f->name, f->name[0] ? "\"" : "", " with a stack of ",
-		weft_format_u64(b, (size - guard) / 1024), " KiB ran into its guard", NULL);
+		f->name[0] ? " \"" : "", f->name, f->name[0] ? "\"" : "",
+		" with a stack of ", weft_format_u64(b, (size - guard) / 1024),
+		" KiB ran into its guard", NULL);
 }
 
 /* Gives the signal the kernel's default action when the instruction runs again. */
@@ -874,7 +879,8 @@ static void join_broadcast(struct carrier *c)
 	if (c->broadcast_done == generation)
 		return;
 	c->broadcast_done = generation;
-	if (weft_sys3(broadcast.nr, broadcast.args[0], broadcast.args[1], broadcast.args[2]) < 0)
+	if (weft_sys3(broadcast.nr, broadcast.args[0], broadcast.args[1],
+		    broadcast.args[2]) < 0)
 		store_relaxed(&broadcast.failed, 1);
 	__atomic_sub_fetch(&broadcast.left, 1, __ATOMIC_SEQ_CST);
 }
@@ -934,8 +940,7 @@ static void first_level(int sig, siginfo_t *si, void *ctx)
 			weft_sched_tick(c);
 		join_broadcast(c);
 		on_kick(c->current, uc);
-	}
-	else if (BIT(sig) & SYNCHRONOUS && si->si_code > 0)
+	} else if (BIT(sig) & SYNCHRONOUS && si->si_code > 0)
 		on_fault(c->current, sig, si, uc);
 	else
 		send_to_process(sig, si); /* somebody's kill(pid, SIGSEGV) */
@@ -1136,8 +1141,8 @@ long weft_sig_timedwait(
 	const uint64_t *set, void *info, const struct timespec *timeout, size_t size)
 {
 	struct fiber *f = weft_fiber_self();
-	struct timedwait_call call = {.attention = &f->attention,
-		.deadline = WEFT_NO_DEADLINE};
+	struct timedwait_call call = {
+		.attention = &f->attention, .deadline = WEFT_NO_DEADLINE};
 	unsigned char buf[INFO_SIZE] __attribute__((aligned(8)));
 	struct timespec zero = {0, 0};
 	uint64_t want, mask = f->sig.mask;
@@ -1150,7 +1155,7 @@ long weft_sig_timedwait(
 		if (timeout->tv_sec < 0 || (uint64_t)timeout->tv_nsec >= 1000000000u)
 			return -EINVAL;
 		call.deadline = weft_now_ns() + (uint64_t)timeout->tv_sec * 1000000000u +
-			(uint64_t)timeout->tv_nsec;
+				(uint64_t)timeout->tv_nsec;
 	}
 	call.info = buf;
 	weft_signals_publish(f);
@@ -1206,7 +1211,8 @@ long weft_sig_altstack(const void *ss, void *old, uintptr_t sp)
 {
 	struct fiber *f = weft_fiber_self();
 	struct sigstate *s = &f->sig;
-	bool on = !(s->alt_flags & SS_DISABLE) && sp > s->alt_sp && sp <= s->alt_sp + s->alt_size;
+	bool on = !(s->alt_flags & SS_DISABLE) && sp > s->alt_sp &&
+		  sp <= s->alt_sp + s->alt_size;
 	const stack_t *new = ss;
 	stack_t copy;
 
@@ -1217,7 +1223,9 @@ long weft_sig_altstack(const void *ss, void *old, uintptr_t sp)
 
 		o->ss_sp = (void *)s->alt_sp;
 		o->ss_size = s->alt_size;
-		o->ss_flags = s->alt_flags & SS_DISABLE ? SS_DISABLE : on ? SS_ONSTACK : 0;
+		o->ss_flags = s->alt_flags & SS_DISABLE ? SS_DISABLE
+			      : on                      ? SS_ONSTACK
+							: 0;
 	}
 	if (!new)
 		return 0;
@@ -1246,7 +1254,8 @@ long weft_sig_send_thread(int tid, int sig, const void *info)
 	if (sig < 0 || sig > SIGNALS)
 		return -EINVAL;
 	if (!f)
-		return tid > WEFT_TID_MIN && tid <= WEFT_TID_MAX ? -ESRCH : WEFT_SIG_NATIVE;
+		return tid > WEFT_TID_MIN && tid <= WEFT_TID_MAX ? -ESRCH
+								 : WEFT_SIG_NATIVE;
 	if (!sig)
 		return 0;
 	/*
@@ -1310,8 +1319,8 @@ long weft_signals_after_write(long r)
 	struct timespec zero = {0, 0};
 	uint64_t set = BIT(SIGXFSZ);
 
-	if (unlikely(r == -EFBIG) &&
-		weft_sys4(SYS_rt_sigtimedwait, (long)&set, (long)info, (long)&zero, 8) > 0)
+	if (unlikely(r == -EFBIG) && weft_sys4(SYS_rt_sigtimedwait, (long)&set,
+					     (long)info, (long)&zero, 8) > 0)
 		send_to_fiber(weft_fiber_self(), SIGXFSZ, info, false);
 	return r;
 }

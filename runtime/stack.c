@@ -43,8 +43,8 @@ static const size_t WARM_BYTES = 64u << 20;
 static const size_t WARM_GUESS = 3 * PAGE;
 
 struct slot {
-	uint32_t next;   /* free list, index + 1 */
-	uint32_t guard;  /* pages guarded */
+	uint32_t next;  /* free list, index + 1 */
+	uint32_t guard; /* pages guarded */
 	uint8_t live, tainted, used, ends;
 };
 
@@ -66,7 +66,10 @@ struct size_class {
 
 static struct weft_lock lock;
 static struct size_class *classes;
-static struct { uintptr_t region; struct slab *slab; } regions[REGIONS];
+static struct {
+	uintptr_t region;
+	struct slab *slab;
+} regions[REGIONS];
 static size_t clear_top = 4096;
 static size_t warm_bytes;
 static uint64_t live_stacks, free_stacks, reserved;
@@ -102,8 +105,8 @@ _Static_assert(REGIONS == 1 << (64 - 50), "the hash's top bits");
 
 static bool add_regions(struct slab *s, size_t bytes)
 {
-	for (uintptr_t r = s->base >> REGION_SHIFT; r <= (s->base + bytes - 1) >> REGION_SHIFT;
-		r++) {
+	for (uintptr_t r = s->base >> REGION_SHIFT;
+		r <= (s->base + bytes - 1) >> REGION_SHIFT; r++) {
 		unsigned i = region_slot(r), n = 0;
 
 		while (regions[i].slab && n++ < REGIONS)
@@ -127,9 +130,10 @@ static struct slab *slab_of(uintptr_t addr)
 		if (!s)
 			return NULL;
 		if (regions[i].region == r)
-			return addr >= s->base && addr < s->base + s->slots * s->stack_size
-				? s
-				: NULL;
+			return addr >= s->base &&
+					       addr < s->base + s->slots * s->stack_size
+				       ? s
+				       : NULL;
 	}
 }
 
@@ -166,8 +170,9 @@ static long install_guard(uintptr_t at, size_t len)
 	}
 	if (mprotect_guards >= GUARD_BUDGET) {
 		if (mprotect_guards++ == GUARD_BUDGET)
-			weft_log("this kernel has no MADV_GUARD_INSTALL and guard pages use up "
-				 "vm.max_map_count: further stacks have no guard page");
+			weft_log(
+				"this kernel has no MADV_GUARD_INSTALL and guard pages use up "
+				"vm.max_map_count: further stacks have no guard page");
 		return 0;
 	}
 	r = weft_sys3(SYS_mprotect, (long)at, (long)len, PROT_NONE);
@@ -237,9 +242,11 @@ static struct slab *new_slab(struct size_class *c)
 		if (base > (uintptr_t)p)
 			weft_sys_unmap((void *)p, base - (uintptr_t)p);
 		if (base + bytes < (uintptr_t)p + bytes + align)
-			weft_sys_unmap((void *)(base + bytes), (uintptr_t)p + align - base);
+			weft_sys_unmap(
+				(void *)(base + bytes), (uintptr_t)p + align - base);
 		s = take(sizeof *s + slots * sizeof(struct slot));
-		if (!s || weft_sys3(SYS_mprotect, (long)base, (long)bytes, PROT_READ | PROT_WRITE)) {
+		if (!s || weft_sys3(SYS_mprotect, (long)base, (long)bytes,
+				  PROT_READ | PROT_WRITE)) {
 			weft_sys_unmap((void *)base, bytes);
 			continue;
 		}
@@ -324,8 +331,8 @@ long weft_stack_map(size_t size)
 	if (warm) {
 		uintptr_t top = slot_base(s, k) + size;
 		size_t n = clear_top < size - (size_t)k->guard * PAGE
-			? clear_top
-			: size - (size_t)k->guard * PAGE;
+				   ? clear_top
+				   : size - (size_t)k->guard * PAGE;
 
 		weft_memset((void *)(top - n), 0, n);
 	}
@@ -346,8 +353,8 @@ bool weft_stack_owns(uintptr_t addr, size_t len)
 	return k && k->live && addr + len <= slot_base(s, k) + s->stack_size;
 }
 
-bool weft_stack_bounds(uintptr_t addr, uintptr_t *ret_base, size_t *ret_size,
-	size_t *ret_guard)
+bool weft_stack_bounds(
+	uintptr_t addr, uintptr_t *ret_base, size_t *ret_size, size_t *ret_guard)
 {
 	struct slab *s;
 	struct slot *k = slot_of(addr, &s);

@@ -24,8 +24,8 @@ bool weft_stack_owns(uintptr_t addr, size_t len);
 /* The first `len` bytes of the stack at `addr` become its guard; len may be 0. */
 long weft_stack_guard(uintptr_t addr, size_t len);
 /* Where the stack that holds addr begins, how long it is and how much of it is guard. */
-bool weft_stack_bounds(uintptr_t addr, uintptr_t *ret_base, size_t *ret_size,
-	size_t *ret_guard);
+bool weft_stack_bounds(
+	uintptr_t addr, uintptr_t *ret_base, size_t *ret_size, size_t *ret_guard);
 /* The program changed protections itself: do not reuse this stack as it is. */
 void weft_stack_taint(uintptr_t addr);
 /* Gives the whole stack back; true if [addr, addr+len) was exactly one. */

@@ -23,7 +23,8 @@ static void flush(struct out *o)
 	size_t done = 0;
 
 	while (done < o->at) {
-		long w = weft_sys3(SYS_write, o->fd, (long)(o->buf + done), (long)(o->at - done));
+		long w = weft_sys3(
+			SYS_write, o->fd, (long)(o->buf + done), (long)(o->at - done));
 
 		if (w == -EINTR || w == -EAGAIN)
 			continue;
@@ -158,9 +159,9 @@ static void write_all(struct out *o)
 	text(o, " engine=io_uring\n");
 #define WEFT_COUNTER(id, name)                                                           \
 	if (WEFT_COUNTER_##id != WEFT_COUNTER_CREATED) {                                 \
-		text(o, "weft stats:");                                                 \
-		pair(o, name, total(WEFT_COUNTER_##id));                                \
-		text(o, "\n");                                                          \
+		text(o, "weft stats:");                                                  \
+		pair(o, name, total(WEFT_COUNTER_##id));                                 \
+		text(o, "\n");                                                           \
 	}
 #include "counters.def"
 #undef WEFT_COUNTER

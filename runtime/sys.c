@@ -94,7 +94,10 @@ void weft_memcpy(void *to, const void *from, size_t n)
 	char *d = to;
 
 	if (n > SMALL) {
-		__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
+		__asm__ volatile("rep movsb"
+				 : "+D"(to), "+S"(from), "+c"(n)
+				 :
+				 : "memory");
 		return;
 	}
 	for (; n >= 8; n -= 8, d += 8, s += 8) {

@@ -17,8 +17,7 @@
 extern "C" {
 #endif
 
-static inline long weft_sys6(
-	long nr, long a, long b, long c, long d, long e, long f)
+static inline long weft_sys6(long nr, long a, long b, long c, long d, long e, long f)
 {
 	register long r10 __asm__("r10") = d;
 	register long r8 __asm__("r8") = e;
@@ -26,9 +25,9 @@ static inline long weft_sys6(
 	long ret;
 
 	__asm__ volatile("syscall"
-		: "=a"(ret)
-		: "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-		: "rcx", "r11", "memory");
+			 : "=a"(ret)
+			 : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+			 : "rcx", "r11", "memory");
 	return ret;
 }
 
@@ -38,9 +37,9 @@ static inline long weft_sys4(long nr, long a, long b, long c, long d)
 	long ret;
 
 	__asm__ volatile("syscall"
-		: "=a"(ret)
-		: "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10)
-		: "rcx", "r11", "memory");
+			 : "=a"(ret)
+			 : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10)
+			 : "rcx", "r11", "memory");
 	return ret;
 }
 
@@ -49,9 +48,9 @@ static inline long weft_sys3(long nr, long a, long b, long c)
 	long ret;
 
 	__asm__ volatile("syscall"
-		: "=a"(ret)
-		: "a"(nr), "D"(a), "S"(b), "d"(c)
-		: "rcx", "r11", "memory");
+			 : "=a"(ret)
+			 : "a"(nr), "D"(a), "S"(b), "d"(c)
+			 : "rcx", "r11", "memory");
 	return ret;
 }
 

@@ -15,7 +15,7 @@
 #include "signals.h"
 
 enum {
-	REST = 8,           /* iovec entries on a small stack; a longer rest takes more rounds */
+	REST = 8, /* iovec entries on a small stack; a longer rest takes more rounds */
 	EMPTY_PROMISES = 3, /* how often readiness may be wrong before the kernel waits */
 	NOWAIT = 8,         /* RWF_NOWAIT */
 	IOV_LIMIT = 1024,   /* UIO_MAXIOV */
@@ -64,9 +64,11 @@ struct incoming {
 static long receive(const struct incoming *in, int extra)
 {
 	if (in->msg)
-		return weft_sys3(SYS_recvmsg, in->file.fd, (long)in->msg, in->flags | extra);
+		return weft_sys3(
+			SYS_recvmsg, in->file.fd, (long)in->msg, in->flags | extra);
 	return weft_sys6(SYS_recvfrom, in->file.fd, (long)in->iov.iov_base,
-		(long)in->iov.iov_len, in->flags | extra, (long)in->addr, (long)in->addrlen);
+		(long)in->iov.iov_len, in->flags | extra, (long)in->addr,
+		(long)in->addrlen);
 }
 
 static long receive_plain(void *arg)
@@ -82,7 +84,8 @@ static long receive_plain(void *arg)
 static long receive_blocking(struct incoming *in)
 {
 	unsigned events = in->flags & MSG_OOB ? POLLPRI : POLLIN;
-	bool all = in->flags & MSG_WAITALL, known_blocking = in->tried == WEFT_TRIED_BLOCKS;
+	bool all = in->flags & MSG_WAITALL,
+	     known_blocking = in->tried == WEFT_TRIED_BLOCKS;
 	size_t got = 0;
 	long r;
 
@@ -180,7 +183,7 @@ long weft_io_recvmmsg(
 		if (t->tv_sec < 0 || (uint64_t)t->tv_nsec >= 1000000000u)
 			return -EINVAL;
 		deadline = weft_now_ns() + (uint64_t)t->tv_sec * 1000000000u +
-			(uint64_t)t->tv_nsec;
+			   (uint64_t)t->tv_nsec;
 	}
 	/* recvmmsg(2): blocks for each message; the time-out is looked at between. */
 	while (done < n) {
@@ -205,7 +208,7 @@ struct outgoing {
 	struct weft_held file;
 	long (*attempt)(struct outgoing *o); /* the rest, without waiting */
 	int flags;
-	int timeout; /* SO_SNDTIMEO, or 0 for what is no socket */
+	int timeout;     /* SO_SNDTIMEO, or 0 for what is no socket */
 	const void *buf; /* send */
 	const void *addr;
 	unsigned addrlen;
@@ -219,8 +222,8 @@ struct outgoing {
 static long send_rest(struct outgoing *o, int extra)
 {
 	return weft_sys6(SYS_sendto, o->file.fd, (long)o->buf + (long)o->done,
-		(long)(o->total - o->done), o->flags | extra | MSG_NOSIGNAL, (long)o->addr,
-		o->addrlen);
+		(long)(o->total - o->done), o->flags | extra | MSG_NOSIGNAL,
+		(long)o->addr, o->addrlen);
 }
 
 static long attempt_send(struct outgoing *o)
@@ -237,8 +240,10 @@ static long sendmsg_rest(struct outgoing *o, int extra)
 		return weft_sys3(SYS_sendmsg, o->file.fd, (long)o->msg,
 			o->flags | extra | MSG_NOSIGNAL);
 	/* The name and the control data went with the first part. */
-	m.msg_iovlen = (size_t)iov_rest(o->msg->msg_iov, o->msg->msg_iovlen, o->done, rest);
-	return weft_sys3(SYS_sendmsg, o->file.fd, (long)&m, o->flags | extra | MSG_NOSIGNAL);
+	m.msg_iovlen =
+		(size_t)iov_rest(o->msg->msg_iov, o->msg->msg_iovlen, o->done, rest);
+	return weft_sys3(
+		SYS_sendmsg, o->file.fd, (long)&m, o->flags | extra | MSG_NOSIGNAL);
 }
 
 static long attempt_sendmsg(struct outgoing *o)
@@ -269,7 +274,8 @@ static long attempt_write(struct outgoing *o)
 	}
 	r = weft_sys6(SYS_pwritev2, o->file.fd, (long)iov, n, -1, -1, NOWAIT);
 	if (r == -EOPNOTSUPP) {
-		if (weft_fd_poll_now(o->file.fd, POLLOUT) || weft_fd_nonblocking(o->file.fd))
+		if (weft_fd_poll_now(o->file.fd, POLLOUT) ||
+			weft_fd_nonblocking(o->file.fd))
 			r = raw_writev(o->file.fd, iov, n);
 		else
 			r = -EAGAIN;
@@ -455,7 +461,7 @@ long weft_io_read(int fd, const struct iovec *iov, int n, enum weft_tried tried)
 		struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov,
 			.msg_iovlen = (size_t)n};
 		long r = n == 1 ? weft_io_recv(fd, iov->iov_base, iov->iov_len, 0, NULL,
-					   NULL, tried)
+					  NULL, tried)
 				: weft_io_recvmsg(fd, &m, 0);
 
 		if (r != -ENOTSOCK) {
@@ -482,8 +488,8 @@ long weft_io_write(int fd, const struct iovec *iov, int n, enum weft_tried tried
 	if (kind == WEFT_KIND_SOCKET || kind == WEFT_KIND_UNKNOWN) {
 		struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov,
 			.msg_iovlen = (size_t)n};
-		long r = n == 1 ? weft_io_send(fd, iov->iov_base, iov->iov_len, 0, NULL, 0,
-					   tried)
+		long r = n == 1 ? weft_io_send(fd, iov->iov_base, iov->iov_len, 0, NULL,
+					  0, tried)
 				: weft_io_sendmsg(fd, &m, 0);
 
 		if (r != -ENOTSOCK) {
@@ -559,9 +565,8 @@ long weft_io_try_send(int fd, const void *buf, size_t len, int flags)
 	if (r < 0)
 		return WEFT_WOULD_BLOCK;
 
-	long more = weft_io_send(
-		fd, (const char *)buf + r, len - (size_t)r, flags, NULL, 0,
-		WEFT_TRIED_BLOCKS);
+	long more = weft_io_send(fd, (const char *)buf + r, len - (size_t)r, flags, NULL,
+		0, WEFT_TRIED_BLOCKS);
 
 	return more > 0 ? r + more : r;
 }

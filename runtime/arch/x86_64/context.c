@@ -89,9 +89,9 @@ static inline uint64_t xgetbv(uint32_t reg)
 static inline void xrstor(const void *p, uint64_t mask)
 {
 	__asm__ volatile("xrstor64 (%0)"
-		:
-		: "r"(p), "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32))
-		: "memory");
+			 :
+			 : "r"(p), "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32))
+			 : "memory");
 }
 
 void weft_vector_init(void)
@@ -138,13 +138,17 @@ void weft_vector_save(void *area)
 	if (v->simple)
 		__asm__ volatile(EACH_XMM(STORE) : : "r"(v->bytes) : "memory");
 	else if (has_xinuse)
-		__asm__ volatile(
-			"xsavec64 (%0)" : : "r"(v->bytes), "a"(lo), "d"(hi) : "memory");
+		__asm__ volatile("xsavec64 (%0)"
+				 :
+				 : "r"(v->bytes), "a"(lo), "d"(hi)
+				 : "memory");
 	else {
 		/* XSAVE leaves header bytes it does not write: they must be zero. */
 		weft_memset(v->bytes + 512, 0, 64);
-		__asm__ volatile(
-			"xsave64 (%0)" : : "r"(v->bytes), "a"(lo), "d"(hi) : "memory");
+		__asm__ volatile("xsave64 (%0)"
+				 :
+				 : "r"(v->bytes), "a"(lo), "d"(hi)
+				 : "memory");
 	}
 }
 

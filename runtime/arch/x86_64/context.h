@@ -38,8 +38,8 @@
 #define WEFT_RED_ZONE    128
 
 /* First words of struct carrier, reached through GS base. */
-#define WEFT_GS_SELF     0
-#define WEFT_GS_CURRENT  8
+#define WEFT_GS_SELF    0
+#define WEFT_GS_CURRENT 8
 
 /* Numbers the dispatch table knows; anything above goes to the kernel. */
 #define WEFT_SYSCALL_TABLE_SIZE 512
@@ -129,7 +129,8 @@ static inline uint64_t weft_tsc(void)
 	return (uint64_t)hi << 32 | lo;
 }
 
-long weft_clone_thread(unsigned long flags, void *stack_top, void (*fn)(void *), void *arg);
+long weft_clone_thread(
+	unsigned long flags, void *stack_top, void (*fn)(void *), void *arg);
 
 /* Reads the 32-bit word at p; 0, or -EFAULT when the page is not readable. */
 int weft_load_user(const uint32_t *p, uint32_t *ret);

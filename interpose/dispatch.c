@@ -120,6 +120,23 @@ static void done(struct weft_regs *r, long ret)
 	r->raw += 2; /* past the thunk's own syscall */
 }
 
+/* May the program keep values in vector registers across this site? */
+static bool vector_live(const struct weft_regs *r)
+{
+	return !(weft_slot_site(weft_slot_of(r->raw))->flags & WEFT_SITE_NO_VECTOR);
+}
+
+/*
+ * An interrupted call: does the program see EINTR? Not when no handler ran (the
+ * signal was weft's own, or ignored by now).
+ */
+static bool ends_by_signal(long ret, enum weft_delivered d, bool restarts)
+{
+	if (d == WEFT_DELIVERED_NONE || ret == WEFT_RESTART_ALWAYS)
+		return false;
+	return d == WEFT_DELIVERED_EINTR || ret == WEFT_RESTART_NEVER || !restarts;
+}
+
 static void dispatch_fiber(struct weft_call *c)
 {
 	struct weft_regs *r = c->regs;
@@ -127,30 +144,29 @@ static void dispatch_fiber(struct weft_call *c)
 	long ret;
 
 	weft_fiber_in_weft(c->fiber, true);
-	weft_fiber_set_vector_live(c->fiber,
-		!(weft_slot_site(weft_slot_of(r->raw))->flags & WEFT_SITE_NO_VECTOR));
+	weft_fiber_set_vector_live(c->fiber, vector_live(r));
 	c->tried = (enum weft_tried)weft_fiber_take_tried(c->fiber);
 	for (;;) {
 		enum weft_delivered d;
+		bool interrupted;
 
 		ret = table[nr].fn(c);
 		if (ret == WEFT_RAW) {
 			weft_fiber_in_weft(c->fiber, false);
 			return;
 		}
-		if (likely(ret != -EINTR && !weft_signals_attention(c->fiber)))
+		interrupted = ret == -EINTR || ret == WEFT_RESTART_ALWAYS ||
+			ret == WEFT_RESTART_NEVER;
+		if (likely(!interrupted && !weft_signals_attention(c->fiber)))
 			break;
 		d = weft_signals_deliver(r);
-		weft_fiber_set_vector_live(
-			c->fiber, !(weft_slot_site(weft_slot_of(r->raw))->flags &
-					  WEFT_SITE_NO_VECTOR));
-		if (ret != -EINTR)
+		weft_fiber_set_vector_live(c->fiber, vector_live(r));
+		if (!interrupted)
 			break;
-		if (d == WEFT_DELIVERED_EINTR)
+		if (ends_by_signal(ret, d, table[nr].restarts)) {
+			ret = -EINTR;
 			break;
-		if (d == WEFT_DELIVERED_RESTART && !table[nr].restarts)
-			break;
-		/* No handler ran, or all of them were installed with SA_RESTART. */
+		}
 		c->again = true;
 		c->tried = WEFT_TRIED_NOT;
 	}

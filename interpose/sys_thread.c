@@ -460,8 +460,8 @@ long sys_futex(struct weft_call *c)
 			n = wait_shared(c, word, val, bitset, deadline);
 		else
 			n = weft_futex_wait(word, val, bitset, false, deadline);
-		/* With a time-out the kernel never restarts it (futex(2), measured). */
-		return n;
+		/* With a time-out it never restarts, whatever futex(2) says (measured). */
+		return n == -EINTR && t ? WEFT_RESTART_NEVER : n;
 	case FUTEX_WAKE_BITSET:
 		bitset = (uint32_t)ARG6(c);
 		if (!bitset)
@@ -493,14 +493,25 @@ long sys_futex(struct weft_call *c)
 			(int)ARG4(c), (uint32_t)ARG6(c), false);
 	case FUTEX_LOCK_PI:
 	case FUTEX_LOCK_PI2:
+		/* LOCK_PI's time is CLOCK_REALTIME whatever the flag says (futex(2)). */
+		if (t && weft_load_user((const uint32_t *)t, &probe))
+			return -EFAULT;
+		if (t && bad_time(t))
+			return -EINVAL;
+		if (t)
+			deadline = weft_deadline_of(
+				cmd == FUTEX_LOCK_PI || op & FUTEX_CLOCK_REALTIME ? CLOCK_REALTIME
+										  : CLOCK_MONOTONIC,
+				t);
+		n = weft_futex_lock_pi(word, deadline);
+		return n == -EINTR ? WEFT_RESTART_ALWAYS : n;
 	case FUTEX_UNLOCK_PI:
+		return weft_futex_unlock_pi(word);
 	case FUTEX_TRYLOCK_PI:
+		return weft_futex_trylock_pi(word);
 	case FUTEX_WAIT_REQUEUE_PI:
 	case FUTEX_CMP_REQUEUE_PI:
-		/*
-		 * The kernel looks the owner up by kernel thread id, which fibers have
-		 * none of. libc takes this answer for "no priority inheritance here".
-		 */
+		/* No libc uses these any more; the kernel would not know the owner. */
 		return -ENOSYS;
 	default:
 		return WEFT_RAW;

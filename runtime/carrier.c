@@ -205,11 +205,20 @@ int weft_carrier_spawn(struct carrier *c, void (*fn)(void *))
 {
 	const unsigned long flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND |
 				    CLONE_THREAD | CLONE_SYSVSEM;
+	uint64_t all = ~0ull, mask;
 	long tid;
 
 	c->entry = fn;
+	weft_signals_new_thread(c);
 	if (weft_fault_hits(WEFT_FAULT_CLONE))
 		return -EAGAIN;
+	/* Until it has a GS base of its own the child must not run a handler. */
+	weft_sys4(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all, (long)&mask, 8);
 	tid = weft_clone_thread(flags, c->sched_top, start, c);
-	return weft_sys_failed(tid) ? (int)tid : 0;
+	weft_sys4(SYS_rt_sigprocmask, SIG_SETMASK, (long)&mask, 0, 8);
+	if (weft_sys_failed(tid))
+		return (int)tid;
+	/* Others may have to reach it before it runs. */
+	store_relaxed(&c->tid, (int)tid);
+	return 0;
 }

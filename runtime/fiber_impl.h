@@ -50,6 +50,8 @@ struct futex_waiter {
 	uintptr_t addr;              /* (b) */
 	uint32_t bitset;             /* (b) */
 	bool shared;                 /* (b) */
+	bool pi;                     /* (b) waits for ownership, not for a wake-up */
+	int tid;                     /* (c) of a PI waiter */
 	struct fiber *fiber;         /* (c) or NULL */
 	int word;                    /* (a) native waiters: 0 waiting, 1 woken */
 };

@@ -18,18 +18,13 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#include "sched_impl.h"
+#include "futex_impl.h"
 
 enum { BUCKETS = 1024, ROBUST_LIMIT = 2048 };
 
-struct futex_bucket {
-	struct weft_lock lock;
-	struct list waiters;
-} __attribute__((aligned(64)));
-
 static struct futex_bucket bucket[BUCKETS];
 
-static struct futex_bucket *bucket_of(uintptr_t addr)
+struct futex_bucket *weft_futex_bucket(uintptr_t addr)
 {
 	uint64_t h = (uint64_t)(addr >> 2) * 0x9e3779b97f4a7c15ull;
 	struct futex_bucket *b = &bucket[h >> 54];
@@ -45,7 +40,7 @@ static void bucket_ready(struct futex_bucket *b)
 		list_init(&b->waiters);
 }
 
-static void lock_bucket(struct futex_bucket *b)
+void weft_futex_lock(struct futex_bucket *b)
 {
 	weft_lock(&b->lock);
 	bucket_ready(b);
@@ -54,9 +49,9 @@ static void lock_bucket(struct futex_bucket *b)
 /* Two buckets in address order. */
 static void lock_two(struct futex_bucket *a, struct futex_bucket *b)
 {
-	lock_bucket(a < b ? a : b);
+	weft_futex_lock(a < b ? a : b);
 	if (a != b)
-		lock_bucket(a < b ? b : a);
+		weft_futex_lock(a < b ? b : a);
 }
 
 static void unlock_two(struct futex_bucket *a, struct futex_bucket *b)
@@ -66,27 +61,27 @@ static void unlock_two(struct futex_bucket *a, struct futex_bucket *b)
 		weft_unlock(&b->lock);
 }
 
-static void enqueue(struct futex_bucket *b, struct futex_waiter *w)
+void weft_futex_enqueue(struct futex_bucket *b, struct futex_waiter *w)
 {
 	store_relaxed(&w->bucket, b);
 	list_push_back(&b->waiters, &w->link);
 }
 
-static void dequeue(struct futex_waiter *w)
+void weft_futex_dequeue(struct futex_waiter *w)
 {
 	list_remove(&w->link);
 	store_release(&w->bucket, NULL); /* [futex-dequeued] */
 }
 
 /* After a wait that nobody ended by a wake-up. */
-static void withdraw(struct futex_waiter *w)
+void weft_futex_withdraw(struct futex_waiter *w)
 {
 	struct futex_bucket *b;
 
 	while ((b = load_acquire(&w->bucket))) { /* [futex-dequeued] */
 		weft_lock(&b->lock);
 		if (load_relaxed(&w->bucket) == b)
-			dequeue(w);
+			weft_futex_dequeue(w);
 		weft_unlock(&b->lock);
 	}
 }
@@ -103,7 +98,7 @@ struct wait_arg {
 static bool wait_commit(struct fiber *f, void *arg)
 {
 	struct wait_arg *a = arg;
-	struct futex_bucket *b = bucket_of((uintptr_t)a->word);
+	struct futex_bucket *b = weft_futex_bucket((uintptr_t)a->word);
 	enum weft_park_state open;
 	uint32_t now;
 
@@ -112,7 +107,7 @@ static bool wait_commit(struct fiber *f, void *arg)
 	 * it. It cannot fire before we return, because it fires here.
 	 */
 	weft_timer_arm(f, a->deadline);
-	lock_bucket(b);
+	weft_futex_lock(b);
 	a->ret = weft_load_user(a->word, &now);
 	if (a->ret == 0 && now != a->val)
 		a->ret = -EAGAIN;
@@ -124,10 +119,10 @@ static bool wait_commit(struct fiber *f, void *arg)
 	 * Queued before it can be claimed: whoever claims it may run it at once,
 	 * and it then withdraws, which waits for this lock.
 	 */
-	enqueue(b, &f->fw);
+	weft_futex_enqueue(b, &f->fw);
 	open = weft_park_open(f);
 	if (open == WEFT_PARK_SELF)
-		dequeue(&f->fw);
+		weft_futex_dequeue(&f->fw);
 	weft_unlock(&b->lock);
 	return open != WEFT_PARK_SELF;
 }
@@ -139,6 +134,7 @@ static long wait_fiber(struct fiber *f, struct wait_arg *a, uint32_t bitset, boo
 	f->fw.addr = (uintptr_t)a->word;
 	f->fw.bitset = bitset;
 	f->fw.shared = shared;
+	f->fw.pi = false;
 	f->fw.fiber = f;
 	f->interruptible = 1;
 	weft_count(weft_carrier_self(), FUTEX_WAITS);
@@ -149,7 +145,7 @@ static long wait_fiber(struct fiber *f, struct wait_arg *a, uint32_t bitset, boo
 		return a->ret;
 	if (how == WEFT_WAKE_DONE)
 		return 0;
-	withdraw(&f->fw);
+	weft_futex_withdraw(&f->fw);
 	return how == WEFT_WAKE_TIMEOUT ? -ETIMEDOUT : -EINTR;
 }
 
@@ -158,12 +154,12 @@ static long wait_native(struct wait_arg *a, uint32_t bitset, bool shared)
 {
 	struct futex_waiter w = {
 		.addr = (uintptr_t)a->word, .bitset = bitset, .shared = shared};
-	struct futex_bucket *b = bucket_of(w.addr);
+	struct futex_bucket *b = weft_futex_bucket(w.addr);
 	struct timespec ts, *at = NULL;
 	uint32_t now;
 	long r;
 
-	lock_bucket(b);
+	weft_futex_lock(b);
 	r = weft_load_user(a->word, &now);
 	if (r == 0 && now != a->val)
 		r = -EAGAIN;
@@ -171,7 +167,7 @@ static long wait_native(struct wait_arg *a, uint32_t bitset, bool shared)
 		weft_unlock(&b->lock);
 		return r;
 	}
-	enqueue(b, &w);
+	weft_futex_enqueue(b, &w);
 	weft_unlock(&b->lock);
 	if (a->deadline != WEFT_NO_DEADLINE) {
 		ts.tv_sec = (time_t)(a->deadline / 1000000000u);
@@ -186,7 +182,7 @@ static long wait_native(struct wait_arg *a, uint32_t bitset, bool shared)
 		if (r == -ETIMEDOUT || r == -EINTR)
 			break;
 	}
-	withdraw(&w);
+	weft_futex_withdraw(&w);
 	/* A wake-up that came while we gave up was counted: it is ours. */
 	return load_acquire(&w.word) ? 0 : r;
 }
@@ -212,14 +208,14 @@ long weft_futex_wait(
 
 static bool matches(const struct futex_waiter *w, uintptr_t addr, bool shared)
 {
-	return w->addr == addr && w->shared == shared;
+	return w->addr == addr && w->shared == shared && !w->pi;
 }
 
 /*
  * Dequeues w and takes the right to wake it; fibers are collected on *list and
  * unparked after the lock is dropped. False: it had given up already.
  */
-static bool take(struct futex_waiter *w, struct fiber ***tail)
+bool weft_futex_take(struct futex_waiter *w, struct fiber ***tail)
 {
 	struct fiber *f = w->fiber;
 
@@ -231,7 +227,7 @@ static bool take(struct futex_waiter *w, struct fiber ***tail)
 			**tail = f;
 			*tail = &f->qnext;
 		}
-		dequeue(w);
+		weft_futex_dequeue(w);
 		return won;
 	}
 	/*
@@ -242,7 +238,7 @@ static bool take(struct futex_waiter *w, struct fiber ***tail)
 	int *word = &w->word;
 
 	store_release(word, 1);
-	dequeue(w);
+	weft_futex_dequeue(w);
 	weft_sys3(SYS_futex, (long)word, FUTEX_WAKE_PRIVATE, 1);
 	return true;
 }
@@ -258,12 +254,12 @@ static int wake_locked(struct futex_bucket *b, uintptr_t addr, int max, uint32_t
 
 		next = l->next;
 		if (matches(w, addr, shared) && (w->bitset & bitset))
-			n += take(w, tail);
+			n += weft_futex_take(w, tail);
 	}
 	return n;
 }
 
-static void unpark_all(struct fiber *f, int n)
+void weft_futex_unpark(struct fiber *f, int n)
 {
 	struct carrier *c = (struct carrier *)weft_rdgsbase();
 
@@ -279,7 +275,7 @@ static void unpark_all(struct fiber *f, int n)
 
 long weft_futex_wake(void *word, int max, uint32_t bitset, bool shared)
 {
-	struct futex_bucket *b = bucket_of((uintptr_t)word);
+	struct futex_bucket *b = weft_futex_bucket((uintptr_t)word);
 	struct fiber *woken = NULL, **tail = &woken;
 	int n;
 
@@ -293,18 +289,18 @@ long weft_futex_wake(void *word, int max, uint32_t bitset, bool shared)
 		load_relaxed(&b->waiters.next) == &b->waiters)
 		if (!load_relaxed(&b->lock.word))
 			return 0;
-	lock_bucket(b);
+	weft_futex_lock(b);
 	n = wake_locked(b, (uintptr_t)word, max > 0 ? max : 1, bitset, shared, &tail);
 	weft_unlock(&b->lock);
-	unpark_all(woken, n);
+	weft_futex_unpark(woken, n);
 	return n;
 }
 
 long weft_futex_requeue(uint32_t *word, int wake, int move, uint32_t *to,
 	const uint32_t *val, bool shared)
 {
-	struct futex_bucket *from_b = bucket_of((uintptr_t)word);
-	struct futex_bucket *to_b = bucket_of((uintptr_t)to);
+	struct futex_bucket *from_b = weft_futex_bucket((uintptr_t)word);
+	struct futex_bucket *to_b = weft_futex_bucket((uintptr_t)to);
 	struct fiber *woken = NULL, **tail = &woken;
 	int n = 0, moved = 0;
 	uint32_t now = 0;
@@ -330,18 +326,18 @@ long weft_futex_requeue(uint32_t *word, int wake, int move, uint32_t *to,
 		if (!matches(w, (uintptr_t)word, shared))
 			continue;
 		if (n < wake) {
-			n += take(w, &tail);
+			n += weft_futex_take(w, &tail);
 			continue;
 		}
 		moved++;
 		w->addr = (uintptr_t)to;
 		if (from_b != to_b) {
 			list_remove(&w->link);
-			enqueue(to_b, w);
+			weft_futex_enqueue(to_b, w);
 		}
 	}
 	unlock_two(from_b, to_b);
-	unpark_all(woken, n);
+	weft_futex_unpark(woken, n);
 	/* REQUEUE counts the woken, CMP_REQUEUE both (futex(2)). */
 	return val ? n + moved : n;
 }
@@ -406,8 +402,8 @@ static long apply_op(uint32_t *word, uint32_t op, bool *ret_true)
 long weft_futex_wake_op(
 	uint32_t *word, int wake, uint32_t *word2, int wake2, uint32_t op, bool shared)
 {
-	struct futex_bucket *b1 = bucket_of((uintptr_t)word);
-	struct futex_bucket *b2 = bucket_of((uintptr_t)word2);
+	struct futex_bucket *b1 = weft_futex_bucket((uintptr_t)word);
+	struct futex_bucket *b2 = weft_futex_bucket((uintptr_t)word2);
 	struct fiber *woken = NULL, **tail = &woken;
 	bool second = false;
 	int n;
@@ -425,7 +421,7 @@ long weft_futex_wake_op(
 		n += wake_locked(b2, (uintptr_t)word2, wake2 > 0 ? wake2 : 1, UINT32_MAX,
 			shared, &tail);
 	unlock_two(b1, b2);
-	unpark_all(woken, n);
+	weft_futex_unpark(woken, n);
 	return n;
 }
 
@@ -454,7 +450,9 @@ static void robust_death(uintptr_t entry, long offset, int tid, bool pi, bool pe
 		if (cas_seq_cst(word, &now, dead))
 			break;
 	}
-	if (!pi && (now & FUTEX_WAITERS)) {
+	if (pi)
+		weft_futex_pi_died(word);
+	else if (now & FUTEX_WAITERS) {
 		weft_futex_wake(word, 1, UINT32_MAX, true);
 		weft_futex_wake(word, 1, UINT32_MAX, false);
 		weft_sys3(SYS_futex, (long)word, FUTEX_WAKE, 1);

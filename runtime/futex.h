@@ -28,6 +28,10 @@ long weft_futex_requeue(uint32_t *word, int wake, int move, uint32_t *to,
 /* FUTEX_WAKE_OP. */
 long weft_futex_wake_op(
 	uint32_t *word, int wake, uint32_t *word2, int wake2, uint32_t op, bool shared);
+/* FUTEX_LOCK_PI, FUTEX_TRYLOCK_PI and FUTEX_UNLOCK_PI, without the priorities. */
+long weft_futex_lock_pi(uint32_t *word, uint64_t deadline_ns);
+long weft_futex_trylock_pi(uint32_t *word);
+long weft_futex_unlock_pi(uint32_t *word);
 /* What the kernel does to a dead thread's robust list (C9: exit_robust_list). */
 void weft_futex_walk_robust(void *head, size_t len, int tid);
 

@@ -223,6 +223,8 @@ long weft_io_accept(int fd, void *addr, void *addrlen, int flags)
 		.deadline = weft_fd_deadline(fd, SO_RCVTIMEO)};
 	long r = op_wait(&op, WEFT_REASON_ACCEPT);
 
+	if (r == -EINTR && op.deadline != WEFT_NO_DEADLINE)
+		return WEFT_RESTART_NEVER;
 	return r == -ETIMEDOUT ? -EAGAIN : r;
 }
 
@@ -236,12 +238,26 @@ long weft_io_connect(int fd, const void *addr, unsigned len)
 		.count = len,
 		.deadline = weft_fd_deadline(fd, SO_SNDTIMEO)};
 	long r = op_wait(&op, WEFT_REASON_CONNECT);
-	int domain = 0;
-	socklen_t size = sizeof domain;
+	int value = 0;
+	socklen_t size = sizeof value;
 
+	if (r == -EALREADY) {
+		/* A connection under way, e.g. after a signal: a blocking call waits for it. */
+		struct weft_held file = {fd, false};
+
+		r = weft_io_wait_ready(&file, POLLOUT, op.deadline, WEFT_REASON_CONNECT);
+		if (r >= 0) {
+			weft_sys5(SYS_getsockopt, file.fd, SOL_SOCKET, SO_ERROR, (long)&value,
+				(long)&size);
+			r = -value;
+		}
+		weft_held_release(&file);
+	}
+	if (r == -EINTR && op.deadline != WEFT_NO_DEADLINE)
+		return WEFT_RESTART_NEVER;
 	if (r != -ETIMEDOUT)
 		return r;
 	/* A TCP connection goes on in the background; a full UNIX listener says no. */
-	weft_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_DOMAIN, (long)&domain, (long)&size);
-	return domain == AF_UNIX ? -EAGAIN : -EINPROGRESS;
+	weft_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_DOMAIN, (long)&value, (long)&size);
+	return value == AF_UNIX ? -EAGAIN : -EINPROGRESS;
 }

@@ -32,6 +32,13 @@ extern "C" {
 /* No attempt was made, because the last ones on this descriptor would have blocked. */
 #define WEFT_LIKELY_BLOCKS (-4098)
 
+/*
+ * How a call ends that a signal interrupted, beside plain -EINTR (which restarts
+ * after handlers with SA_RESTART, signal(7)). The kernel's own numbers.
+ */
+#define WEFT_RESTART_ALWAYS (-513) /* ERESTARTNOINTR: whatever the handler says */
+#define WEFT_RESTART_NEVER  (-514) /* ERESTARTNOHAND: EINTR if any handler ran */
+
 /* What the front door found out, for the call that follows at libc's site. */
 enum weft_tried { WEFT_TRIED_NOT, WEFT_TRIED_BLOCKS, WEFT_TRIED_LIKELY };
 

@@ -7,7 +7,8 @@
  * weft's is held across a park, so a holder always runs on.
  *
  * Ranks, outermost first; a lock is taken only below those already held:
- *   activation < fiber table < futex bucket < timer heap < stacks < inbox
+ *   threads < fiber table < signals < futex bucket < timer heap < spill < stacks < idle
+ *   helpers
  */
 #pragma once
 #include "atomic.h"

@@ -48,6 +48,7 @@ static struct carrier *take_helper(void)
 {
 	struct carrier *c;
 	unsigned id;
+	bool made;
 
 	weft_lock(&idle_lock);
 	c = idle;
@@ -61,14 +62,17 @@ static struct carrier *take_helper(void)
 	c = weft_carrier_new(1000 + id, CARRIER_HELPER);
 	if (!c)
 		return NULL;
-	if (weft_carrier_spawn(c, helper_loop)) {
+	weft_lock(&weft_rt.threads_lock);
+	made = !weft_carrier_spawn(c, helper_loop);
+	if (made) {
+		c->all_next = weft_rt.helpers;
+		store_release(&weft_rt.helpers, c);
+	}
+	weft_unlock(&weft_rt.threads_lock);
+	if (!made) {
 		weft_carrier_free(c);
 		return NULL;
 	}
-	weft_lock(&idle_lock);
-	c->all_next = weft_rt.helpers;
-	store_release(&weft_rt.helpers, c);
-	weft_unlock(&idle_lock);
 	return c;
 }
 

@@ -15,7 +15,6 @@
 #include "signals.h"
 
 struct runtime weft_rt;
-static struct weft_lock start_lock;
 
 static unsigned count_cpus(void)
 {
@@ -49,20 +48,24 @@ bool weft_carrier_add(void)
 {
 	unsigned n = weft_rt.carriers;
 	struct carrier *c;
+	bool made;
 
 	if (n == WEFT_CARRIERS_MAX)
 		return false;
 	c = weft_carrier_new(n, CARRIER_FULL);
 	if (!c)
 		return false;
-	if (weft_carrier_open(c) || weft_carrier_spawn(c, carrier_main)) {
-		weft_carrier_free(c);
-		return false;
+	weft_lock(&weft_rt.threads_lock);
+	made = !weft_carrier_open(c) && !weft_carrier_spawn(c, carrier_main);
+	if (made) {
+		weft_count(c, ADDED);
+		weft_rt.carrier[n] = c;
+		store_release(&weft_rt.carriers, n + 1);
 	}
-	weft_count(c, ADDED);
-	weft_rt.carrier[n] = c;
-	store_release(&weft_rt.carriers, n + 1);
-	return true;
+	weft_unlock(&weft_rt.threads_lock);
+	if (!made)
+		weft_carrier_free(c);
+	return made;
 }
 
 static void free_carriers(void)
@@ -188,7 +191,7 @@ unsigned weft_runtime_cpus(void)
 
 void weft_runtime_lock_all(void)
 {
-	weft_lock(&start_lock);
+	weft_lock(&weft_rt.threads_lock);
 	weft_lock(&weft_rt.table_lock);
 	weft_signals_lock();
 	weft_futex_lock_all();
@@ -211,7 +214,7 @@ void weft_runtime_unlock_all(void)
 	weft_futex_unlock_all();
 	weft_signals_unlock();
 	weft_unlock(&weft_rt.table_lock);
-	weft_unlock(&start_lock);
+	weft_unlock(&weft_rt.threads_lock);
 }
 
 /*

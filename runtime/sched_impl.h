@@ -16,6 +16,7 @@ struct runtime {
 	unsigned carriers;                          /* (a) grows */
 	struct carrier *carrier[WEFT_CARRIERS_MAX]; /* (c) */
 	unsigned sleepers;                          /* (a) carriers asleep */
+	struct weft_lock threads_lock;          /* while a kernel thread is made and listed */
 	struct carrier *helpers; /* every helper ever made, for the stats */
 	struct fiber *main_fiber;
 	int pid;

@@ -862,9 +862,9 @@ static void on_native(int sig, void *info, void *uc)
 
 /*
  * The call that every kernel thread has to make: posted here, made in the kick's
- * handler, counted down. One at a time (broadcast_lock).
+ * handler, counted down. One at a time (threads_lock), and no thread is made
+ * meanwhile: it would have the credentials of before.
  */
-static struct weft_lock broadcast_lock;
 static struct {
 	long nr, args[3];
 	uint32_t generation; /* (a) */
@@ -885,6 +885,12 @@ static void join_broadcast(struct carrier *c)
 	__atomic_sub_fetch(&broadcast.left, 1, __ATOMIC_SEQ_CST);
 }
 
+/* A thread made from now on has today's credentials. */
+void weft_signals_new_thread(struct carrier *c)
+{
+	c->broadcast_done = load_relaxed(&broadcast.generation);
+}
+
 static void call_on(struct carrier *c, struct carrier *self)
 {
 	if (c == self || !c)
@@ -896,11 +902,14 @@ static void call_on(struct carrier *c, struct carrier *self)
 long weft_signals_on_all_threads(long nr, const long args[3])
 {
 	struct carrier *self = weft_carrier_self();
-	long r = weft_sys3(nr, args[0], args[1], args[2]);
+	long r;
 
-	if (r < 0)
+	weft_lock(&weft_rt.threads_lock);
+	r = weft_sys3(nr, args[0], args[1], args[2]);
+	if (r < 0) {
+		weft_unlock(&weft_rt.threads_lock);
 		return r;
-	weft_lock(&broadcast_lock);
+	}
 	broadcast.nr = nr;
 	for (int i = 0; i < 3; i++)
 		broadcast.args[i] = args[i];
@@ -914,7 +923,7 @@ long weft_signals_on_all_threads(long nr, const long args[3])
 	call_on(receiver, self);
 	while (load_seq_cst(&broadcast.left))
 		weft_sys0(SYS_sched_yield);
-	weft_unlock(&broadcast_lock);
+	weft_unlock(&weft_rt.threads_lock);
 	/* Half the threads with old credentials would be a hole (nptl: abort). */
 	if (load_relaxed(&broadcast.failed))
 		weft_bug("a kernel thread could not change its credentials");

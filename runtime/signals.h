@@ -42,6 +42,7 @@ void weft_signals_forget(void);
 void weft_signals_lock(void);
 void weft_signals_unlock(void);
 void weft_signals_enter_thread(struct carrier *c);
+void weft_signals_new_thread(struct carrier *c); /* (threads lock held) */
 /* A new fiber: everything blocked, nothing pending, no alternate stack. */
 void weft_signals_reset(struct fiber *f);
 /* Its end: what was pending for the process goes to another fiber. */

@@ -50,6 +50,21 @@ static int iov_rest(const struct iovec *iov, size_t n, size_t skip, struct iovec
 	return k;
 }
 
+/*
+ * Waits as long as the socket's own time-out says. Such a socket never restarts a
+ * call after a signal (net/core/sock.h, sock_intr_errno).
+ */
+static long wait_as_told(
+	struct weft_held *file, unsigned events, int option, enum weft_park_reason reason)
+{
+	uint64_t deadline = weft_fd_deadline(file->fd, option);
+	long r = weft_io_wait_ready(file, events, deadline, reason);
+
+	if (r == -ETIMEDOUT)
+		return -EAGAIN;
+	return r == -EINTR && deadline != WEFT_NO_DEADLINE ? WEFT_RESTART_NEVER : r;
+}
+
 /* ---- incoming ------------------------------------------------------------- */
 
 struct incoming {
@@ -125,10 +140,7 @@ static long receive_blocking(struct incoming *in)
 		}
 		if (r != -EAGAIN || !known_blocking)
 			break;
-		r = weft_io_wait_ready(&in->file, events,
-			weft_fd_deadline(in->file.fd, SO_RCVTIMEO), WEFT_REASON_READ);
-		if (r == -ETIMEDOUT)
-			r = -EAGAIN;
+		r = wait_as_told(&in->file, events, SO_RCVTIMEO, WEFT_REASON_READ);
 		if (r < 0)
 			break;
 	}
@@ -327,10 +339,7 @@ static long send_blocking(struct outgoing *o)
 				o->done += (size_t)r;
 			break;
 		}
-		r = weft_io_wait_ready(&o->file, POLLOUT,
-			weft_fd_deadline(o->file.fd, o->timeout), WEFT_REASON_WRITE);
-		if (r == -ETIMEDOUT)
-			r = -EAGAIN;
+		r = wait_as_told(&o->file, POLLOUT, o->timeout, WEFT_REASON_WRITE);
 		if (r == -EPERM) /* a file that cannot be polled never makes one wait */
 			r = raw_writev(o->file.fd, o->iov, o->count);
 		if (r < 0)

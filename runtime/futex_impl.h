@@ -1,0 +1,26 @@
+/* futex_impl.h - the wait table's inside, for futex.c and futex_pi.c. */
+#pragma once
+#include "futex.h"
+#include "sched_impl.h"
+
+struct futex_bucket {
+	struct weft_lock lock;
+	struct list waiters;
+} __attribute__((aligned(64)));
+
+struct futex_bucket *weft_futex_bucket(uintptr_t addr);
+void weft_futex_lock(struct futex_bucket *b);
+/* (bucket lock held) */
+void weft_futex_enqueue(struct futex_bucket *b, struct futex_waiter *w);
+void weft_futex_dequeue(struct futex_waiter *w);
+/*
+ * (bucket lock held) Dequeues w and takes the right to wake it; fibers are collected
+ * on a list and unparked after the lock is dropped. False: it had given up already.
+ */
+bool weft_futex_take(struct futex_waiter *w, struct fiber ***tail);
+void weft_futex_unpark(struct fiber *list, int n);
+/* After a wait that nobody ended by a wake-up. */
+void weft_futex_withdraw(struct futex_waiter *w);
+
+/* The owner of a robust PI word is dead, and the word says so: the next one has it. */
+void weft_futex_pi_died(uint32_t *word);

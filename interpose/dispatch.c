@@ -13,6 +13,7 @@
 #include <stddef.h>
 
 #include "../runtime/atomic.h"
+#include "../runtime/attributes.h"
 #include "../runtime/futex.h"
 #include "../runtime/signals.h"
 #include "../runtime/sys.h"
@@ -198,10 +199,14 @@ __attribute__((used)) void weft_dispatch(struct weft_regs *r)
 	}
 	/*
 	 * A CLONE_VM child (GS base of a carrier, but not its kernel thread) must
-	 * not touch anything: its memory is the parent's.
+	 * not touch anything: its memory is the parent's. What it executes has the
+	 * attributes of the thread that made it.
 	 */
-	if (weft_rdgsbase())
+	if (weft_rdgsbase()) {
+		if (r->rax == SYS_execve || r->rax == SYS_execveat)
+			weft_attributes_apply_vm_child();
 		return;
+	}
 	long ret = dispatch_native(&c);
 
 	if (ret != WEFT_RAW)

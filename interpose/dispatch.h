@@ -51,6 +51,14 @@ const char *weft_syscall_name(unsigned nr);
 struct timespec;
 uint64_t weft_deadline_of(int clock, const struct timespec *t);
 
+/* The fiber whose CPU time a clock measures: `self`, another, or NULL for no fiber's. */
+struct fiber *weft_clock_fiber(int clock, struct fiber *self);
+/* clock_nanosleep on clocks that the ring's timers do not know. */
+long weft_sleep_by_cpu(struct weft_call *c);
+
+/* fcntl's F_SETOWN_EX. */
+long weft_set_owner(struct weft_call *c);
+
 /* Called when the process is about to end through exit_group. */
 extern void (*weft_at_exit_group)(void);
 

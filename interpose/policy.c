@@ -1,7 +1,10 @@
 /* policy.c - see policy.h. */
 #include "policy.h"
 
+#include <sys/prctl.h>
+
 #include "../runtime/atomic.h"
+#include "../runtime/attributes.h"
 #include "../runtime/sys.h"
 #include "enter.h"
 
@@ -41,5 +44,8 @@ long weft_fork(struct weft_call *c)
 	}
 	weft_fiber_in_weft(c->fiber, false);
 	weft_runtime_forget();
+	/* The child is the thread that called, not the carrier it was on. */
+	weft_sys2(SYS_prctl, PR_SET_NAME, weft_fiber_name(c->fiber));
+	weft_attributes_apply(c->fiber, true);
 	return 0;
 }

@@ -228,7 +228,7 @@ long sys_clock_nanosleep(struct weft_call *c)
 
 	if (clock != CLOCK_MONOTONIC && clock != CLOCK_REALTIME &&
 		clock != CLOCK_BOOTTIME && clock != CLOCK_TAI)
-		return weft_call_offload(c); /* CPU-time clocks, alarms, errors */
+		return weft_sleep_by_cpu(c); /* or alarms, errors */
 	if (weft_load_user((const uint32_t *)t, &probe))
 		return -EFAULT;
 	if (!(ARG2(c) & TIMER_ABSTIME))
@@ -411,7 +411,7 @@ long sys_epoll_pwait2(struct weft_call *c)
 
 /* ---- descriptors ---------------------------------------------------------- */
 
-/* weft's own descriptors do not exist for the program (HAZARDS: closing loops). */
+/* weft's own descriptors do not exist for the program, also when it closes every number. */
 long sys_close(struct weft_call *c)
 {
 	if (weft_runtime_owns_fd((int)ARG1(c)))
@@ -465,7 +465,7 @@ long sys_close_range(struct weft_call *c)
 	return r;
 }
 
-/* Locks that wait: try, then wait where only the kernel can (D12). */
+/* Locks that wait: try, then wait where only the kernel can. */
 long sys_fcntl(struct weft_call *c)
 {
 	struct weft_regs try = *c->regs;
@@ -475,6 +475,8 @@ long sys_fcntl(struct weft_call *c)
 
 	if (weft_runtime_owns_fd((int)ARG1(c)))
 		return -EBADF;
+	if (cmd == F_SETOWN_EX)
+		return weft_set_owner(c);
 	if (cmd != F_SETLKW && cmd != F_OFD_SETLKW)
 		return WEFT_RAW;
 	try.rsi = cmd == F_SETLKW ? F_SETLK : F_OFD_SETLK;

@@ -76,20 +76,39 @@ static long to_native(long r)
 	return r == WEFT_SIG_NATIVE ? WEFT_RAW : r;
 }
 
+/* Is it this process, by its id or a thread's? */
+static bool own_thread(int id)
+{
+	return own_pid(id) || (id > 0 && weft_fiber_by_tid(id));
+}
+
+/* The kernel's half: it knows no fibers. */
+static long to_process(const struct weft_call *c, long r)
+{
+	struct weft_regs regs = *c->regs;
+	const struct weft_call other = {.regs = &regs, .fiber = c->fiber};
+
+	if (r != WEFT_SIG_NATIVE)
+		return r;
+	regs.rdi = (uint64_t)weft_sys0(SYS_getpid);
+	return regs.rdi == ARG1(c) ? WEFT_RAW : weft_call_plain(&other);
+}
+
 long sys_kill(struct weft_call *c)
 {
-	if (!own_pid((int)ARG1(c)))
+	if (!own_thread((int)ARG1(c)))
 		return WEFT_RAW;
-	return to_native(weft_sig_send_process((int)ARG2(c), NULL));
+	return to_process(
+		c, weft_sig_send_process((int)ARG1(c), (int)ARG2(c), NULL));
 }
 
 long sys_rt_sigqueueinfo(struct weft_call *c)
 {
 	const siginfo_t *si = (const void *)ARG3(c);
 
-	if (!own_pid((int)ARG1(c)) || !si || bad(ARG3(c), sizeof *si))
+	if (!own_thread((int)ARG1(c)) || !si || bad(ARG3(c), sizeof *si))
 		return WEFT_RAW;
-	return to_native(weft_sig_send_process((int)ARG2(c), si));
+	return to_process(c, weft_sig_send_process((int)ARG1(c), (int)ARG2(c), si));
 }
 
 long sys_tkill(struct weft_call *c)

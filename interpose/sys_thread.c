@@ -1,8 +1,9 @@
 /*
- * sys_thread.c - handlers for the life and identity of threads: clone, exit, tids,
- * futex, scheduling attributes, memory of stacks, fork and exec.
+ * sys_thread.c - handlers for the life of threads: clone, exit, futex, memory of
+ * stacks, fork and exec. Who a thread is: identity.c.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <linux/sched.h>
 #include <sched.h>
@@ -11,8 +12,10 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "../runtime/atomic.h"
+#include "../runtime/attributes.h"
 #include "../runtime/futex.h"
 #include "../runtime/io.h"
 #include "../runtime/signals.h"
@@ -60,6 +63,7 @@ static long make_fiber(struct weft_call *c, const struct clone_request *q)
 		start = *(const uint64_t *)(q->tls + weft_libc.start_routine);
 	weft_fiber_set_start(f, start);
 	weft_fiber_set_name(f, weft_fiber_name(c->fiber));
+	weft_attributes_inherit(f, c->fiber);
 	weft_signals_inherit(f, c->fiber);
 	if (q->flags & CLONE_CHILD_CLEARTID)
 		weft_fiber_set_clear_tid(f, q->child_tid);
@@ -160,8 +164,19 @@ long sys_execve(struct weft_call *c)
 {
 	long r;
 
+	/*
+	 * The kernel thread takes the fiber's attributes, which may need a privilege to
+	 * be undone: not for what cannot be executed (PATH is searched by trying).
+	 */
+	bool there = c->regs->rax != SYS_execve ||
+		     !weft_sys4(SYS_faccessat2, AT_FDCWD, (long)ARG1(c), X_OK, AT_EACCESS);
+
 	weft_signals_before_exec();
+	if (there)
+		weft_attributes_apply(c->fiber, false);
 	r = weft_call_plain(c);
+	if (there)
+		weft_attributes_undo_apply(c->fiber);
 	weft_signals_undo_exec();
 	return r;
 }
@@ -177,23 +192,14 @@ long sys_exit(struct weft_call *c)
 long sys_exit_group(struct weft_call *c)
 {
 	(void)c;
+	/* The kernel knows of no list but the first thread's. */
+	weft_futex_walk_all_robust();
 	if (weft_at_exit_group)
 		weft_at_exit_group();
 	return WEFT_RAW;
 }
 
-/* ---- identity ------------------------------------------------------------- */
-
-long sys_gettid(struct weft_call *c)
-{
-	return weft_fiber_tid(c->fiber);
-}
-
-long sys_set_tid_address(struct weft_call *c)
-{
-	weft_fiber_set_clear_tid(c->fiber, (int *)ARG1(c));
-	return weft_fiber_tid(c->fiber);
-}
+/* ---- what belongs to a thread ---------------------------------------------- */
 
 long sys_set_robust_list(struct weft_call *c)
 {
@@ -226,87 +232,6 @@ long sys_rseq(struct weft_call *c)
 {
 	(void)c;
 	return -ENOSYS;
-}
-
-long sys_prctl(struct weft_call *c)
-{
-	char name[16] = {0};
-
-	switch (ARG1(c)) {
-	case PR_SET_NAME:
-		for (int i = 0; i < 15; i++) {
-			uint32_t probe;
-
-			/* Byte by byte: the string may end at the end of a page. */
-			if (weft_load_user(
-				    (const uint32_t *)((ARG2(c) + (unsigned)i) & ~3ul),
-				    &probe))
-				return -EFAULT;
-			name[i] = ((const char *)ARG2(c))[i];
-			if (!name[i])
-				break;
-		}
-		weft_fiber_set_name(c->fiber, name);
-		/* The process is called as its main thread is. */
-		return c->fiber == weft_fiber_main() ? WEFT_RAW : 0;
-	case PR_GET_NAME:
-		weft_memcpy((void *)ARG2(c), weft_fiber_name(c->fiber), 16);
-		return 0;
-	default:
-		return WEFT_RAW;
-	}
-}
-
-/* ---- scheduling attributes ------------------------------------------------ */
-
-/* Queries about a fiber are answered for the carrier: all carriers are alike. */
-long sys_sched_tid(struct weft_call *c)
-{
-	struct weft_regs regs = *c->regs;
-	struct weft_call here = {.regs = &regs, .fiber = c->fiber};
-	int tid = (int)ARG1(c);
-
-	if (!tid || !weft_fiber_by_tid(tid))
-		return tid > WEFT_TID_MIN ? -ESRCH : WEFT_RAW;
-	regs.rdi = 0;
-	return weft_call_plain(&here);
-}
-
-/*
- * Requests are checked by the kernel (with the carrier's present values put back)
- * and otherwise recorded nowhere: fibers are scheduled by weft, and pinning a
- * carrier would move every fiber on it.
- */
-long sys_sched_set(struct weft_call *c)
-{
-	int tid = (int)ARG1(c);
-	uint64_t mask[16];
-	long n;
-
-	if (tid && !weft_fiber_by_tid(tid))
-		return tid > WEFT_TID_MIN ? -ESRCH : WEFT_RAW;
-	weft_count_native((unsigned)c->regs->rax);
-	if (c->regs->rax != SYS_sched_setaffinity)
-		return 0;
-	/* EINVAL when no CPU of the request is one we may use. */
-	n = weft_sys3(SYS_sched_getaffinity, 0, sizeof mask, (long)mask);
-	for (long i = 0; i < n / 8 && (uint64_t)i * 8 < ARG2(c); i++) {
-		uint32_t lo, hi;
-		const uint32_t *p = (const uint32_t *)(ARG3(c) + (uint64_t)i * 8);
-
-		if (weft_load_user(p, &lo) || weft_load_user(p + 1, &hi))
-			return -EFAULT;
-		if (mask[i] & ((uint64_t)hi << 32 | lo))
-			return 0;
-	}
-	return -EINVAL;
-}
-
-long sys_sched_yield(struct weft_call *c)
-{
-	(void)c;
-	weft_yield();
-	return 0;
 }
 
 /*

@@ -13,6 +13,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
@@ -168,12 +169,12 @@ static void start_tick(struct carrier *c)
 		.sigev_value.sival_ptr = c,
 	};
 	struct itimerspec every = {{0, TICK_NS}, {0, TICK_NS}};
-	int timer;
 
 	ev._sigev_un._tid = c->tid;
-	if (weft_sys3(SYS_timer_create, CLOCK_THREAD_CPUTIME_ID, (long)&ev,
-		    (long)&timer) == 0)
-		weft_sys4(SYS_timer_settime, timer, 0, (long)&every, 0);
+	c->has_tick = weft_sys3(SYS_timer_create, CLOCK_THREAD_CPUTIME_ID, (long)&ev,
+			      (long)&c->tick) == 0;
+	if (c->has_tick)
+		weft_sys4(SYS_timer_settime, c->tick, 0, (long)&every, 0);
 }
 
 /* What every kernel thread of weft's does first, on itself. */
@@ -184,6 +185,15 @@ void weft_carrier_enter(struct carrier *c)
 	weft_signals_enter_thread(c);
 	if (c->kind == CARRIER_FULL)
 		start_tick(c);
+}
+
+/* The first carrier's thread goes back to being the program's. */
+void weft_carrier_leave(struct carrier *c)
+{
+	if (c->has_tick)
+		weft_sys1(SYS_timer_delete, c->tick);
+	c->has_tick = false;
+	weft_wrgsbase(0);
 }
 
 static void start(void *arg)
@@ -204,7 +214,7 @@ static void start(void *arg)
 int weft_carrier_spawn(struct carrier *c, void (*fn)(void *))
 {
 	const unsigned long flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND |
-				    CLONE_THREAD | CLONE_SYSVSEM;
+				    CLONE_THREAD | CLONE_SYSVSEM | CLONE_CHILD_CLEARTID;
 	uint64_t all = ~0ull, mask;
 	long tid;
 
@@ -214,11 +224,21 @@ int weft_carrier_spawn(struct carrier *c, void (*fn)(void *))
 		return -EAGAIN;
 	/* Until it has a GS base of its own the child must not run a handler. */
 	weft_sys4(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all, (long)&mask, 8);
-	tid = weft_clone_thread(flags, c->sched_top, start, c);
+	c->lives = 1;
+	tid = weft_clone_thread(flags, c->sched_top, start, c, &c->lives);
 	weft_sys4(SYS_rt_sigprocmask, SIG_SETMASK, (long)&mask, 0, 8);
-	if (weft_sys_failed(tid))
+	if (weft_sys_failed(tid)) {
+		c->lives = 0;
 		return (int)tid;
+	}
 	/* Others may have to reach it before it runs. */
 	store_relaxed(&c->tid, (int)tid);
 	return 0;
+}
+
+/* Waits until the kernel thread has left its stack for good. */
+void weft_carrier_join(struct carrier *c)
+{
+	while (load_acquire(&c->lives))
+		weft_sys4(SYS_futex, (long)&c->lives, FUTEX_WAIT, 1, 0);
 }

@@ -119,6 +119,13 @@ bool weft_fd_nonblocking(int fd)
 	return weft_sys_failed(flags) || flags & O_NONBLOCK;
 }
 
+bool weft_fd_is_stream(int fd)
+{
+	int type = 0;
+
+	return !get_option(fd, SO_TYPE, &type, sizeof type) && type == SOCK_STREAM;
+}
+
 int weft_fd_poll_now(int fd, unsigned events)
 {
 	struct pollfd p = {fd, (short)events, 0};

@@ -6,11 +6,16 @@
  * checked instead of trusted. An id is an index and a generation; freed entries
  * are reused first-in first-out, and only once KEEP_FREE of them are waiting, so
  * that an id comes back after tens of thousands of others, like a kernel pid.
+ *
+ * Locks that processes share record their owner's id: each process counts from another
+ * place. Where pids are less than 256 apart (relatives, who share memory) and no process
+ * has more than 8,190 fibers, ids never coincide; elsewhere almost never.
  */
 #include <errno.h>
 #include <sys/mman.h>
 
 #include "sched_impl.h"
+#include "attributes.h"
 #include "futex.h"
 #include "signals.h"
 
@@ -18,7 +23,32 @@ enum {
 	INDEX_BITS = 21, /* WEFT_FIBER_CHUNK * WEFT_FIBER_CHUNKS */
 	GENERATIONS = (WEFT_TID_MAX - WEFT_TID_MIN) >> INDEX_BITS,
 	KEEP_FREE = 256,
+	PID_STRIDE = 8191, /* 255 of them are less than a generation */
 };
+
+static const uint32_t TIDS = WEFT_TID_MAX - WEFT_TID_MIN;
+
+static int tid_of_entry(uint32_t generation, uint32_t index)
+{
+	uint32_t n = (generation << INDEX_BITS | index) + weft_rt.tid_offset;
+
+	return WEFT_TID_MIN + 1 + (int)(n < TIDS ? n : n - TIDS);
+}
+
+/* The entry that would have this id; whether it has is for the caller to see. */
+static uint32_t index_of_tid(int tid)
+{
+	uint32_t n = (uint32_t)(tid - WEFT_TID_MIN - 1);
+
+	n = n >= weft_rt.tid_offset ? n - weft_rt.tid_offset
+				    : n + TIDS - weft_rt.tid_offset;
+	return n & ((1u << INDEX_BITS) - 1);
+}
+
+void weft_fiber_ids_start(int pid)
+{
+	weft_rt.tid_offset = (uint32_t)((uint64_t)pid * PID_STRIDE % TIDS);
+}
 
 static struct fiber *table_at(uint32_t index)
 {
@@ -57,8 +87,7 @@ static struct fiber *table_take(void)
 	if (f) {
 		if (++f->generation >= GENERATIONS)
 			f->generation = 0;
-		store_release(&f->tid,
-			WEFT_TID_MIN + (int)(f->generation << INDEX_BITS | f->index) + 1);
+		store_release(&f->tid, tid_of_entry(f->generation, f->index));
 		if (++rt->alive > rt->peak)
 			rt->peak = rt->alive;
 	}
@@ -110,6 +139,8 @@ static void reset(struct fiber *f, uintptr_t fs_base)
 	f->robust_len = 0;
 	f->start_routine = 0;
 	weft_memset(f->name, 0, sizeof f->name);
+	weft_attributes_drop(f);
+	weft_cpu_reset(f);
 	weft_signals_reset(f);
 	store_relaxed(&f->sig_queued, 0);
 }
@@ -160,6 +191,19 @@ struct fiber *weft_fiber_new_main(void)
 	return f;
 }
 
+void weft_fiber_table_free(void)
+{
+	struct runtime *rt = &weft_rt;
+
+	for (int i = 0; i < WEFT_FIBER_CHUNKS && rt->chunk[i]; i++) {
+		weft_sys_unmap(rt->chunk[i], sizeof(struct fiber) * WEFT_FIBER_CHUNK);
+		rt->chunk[i] = NULL;
+	}
+	rt->main_fiber = NULL;
+	rt->fresh = rt->free_count = rt->alive = rt->peak = 0;
+	rt->free_head = rt->free_tail = NULL;
+}
+
 /* ---- the end -------------------------------------------------------------- */
 
 static bool exit_commit(struct fiber *f, void *arg)
@@ -180,6 +224,7 @@ static bool exit_commit(struct fiber *f, void *arg)
 		f->vector_area = NULL;
 	}
 	weft_signals_drop(f);
+	weft_attributes_drop(f);
 	if (f == weft_rt.main_fiber)
 		store_relaxed(&weft_rt.main_fiber, NULL);
 	weft_count(c, EXITED);
@@ -226,7 +271,7 @@ struct fiber *weft_fiber_by_tid(int tid)
 		return weft_fiber_main();
 	if (tid <= WEFT_TID_MIN || tid > WEFT_TID_MAX)
 		return NULL;
-	uint32_t index = (uint32_t)(tid - WEFT_TID_MIN - 1) & ((1u << INDEX_BITS) - 1);
+	uint32_t index = index_of_tid(tid);
 	struct fiber *chunk = load_acquire(&weft_rt.chunk[index / WEFT_FIBER_CHUNK]);
 
 	if (!chunk)

@@ -37,7 +37,7 @@ enum weft_wake {
 /* Virtual thread ids: above any kernel pid, below FUTEX_TID_MASK, and small
    enough that glibc's encoding of per-thread CPU clocks stays reversible. */
 #define WEFT_TID_MIN (1 << 22)
-#define WEFT_TID_MAX (1 << 28)
+#define WEFT_TID_MAX ((1 << 28) - 1)
 
 #define WEFT_NO_DEADLINE UINT64_MAX
 

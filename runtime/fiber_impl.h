@@ -56,6 +56,15 @@ struct futex_waiter {
 	int word;                    /* (a) native waiters: 0 waiting, 1 woken */
 };
 
+/* A fiber's CPU time; see accounting.c. All of it belongs to the lock. */
+struct cpu_account {
+	struct weft_lock lock;
+	struct carrier *on; /* a slice has begun there, or NULL */
+	uint64_t begun;     /* that carrier's CPU clock then */
+	uint64_t sum;       /* of the slices that ended */
+	uint64_t last, user, system; /* what was reported */
+};
+
 /* Key: (o) the carrier or fiber that owns it, (a) atomic, (c) constant while alive,
    (t) table lock. */
 struct fiber {
@@ -74,6 +83,7 @@ struct fiber {
 	uint8_t tried;       /* (o) enum weft_tried: what the front door found out */
 	uint8_t creating;    /* (o) inside libc's pthread_create */
 	uint8_t interruptible;  /* (o) a signal may end this park */
+	uint8_t accounted;      /* (a) its CPU time is read at every switch */
 	struct carrier *helper; /* (a) stands on this helper's kernel thread */
 
 	/* An operation in a ring. Owned by the carrier of that ring. */
@@ -104,6 +114,11 @@ struct fiber {
 	uint64_t parked_tsc; /* (o) when the last park began */
 	uint64_t start_routine;
 	char name[16];
+	struct weft_attributes *attributes; /* (attributes lock) NULL: as its carrier */
+
+	struct cpu_account cpu;
+	uint64_t cpu_sampled;    /* (a) written by the carrier it runs on */
+	uint32_t cpu_first_park; /* (c) `wake` at its beginning */
 
 	struct sigstate sig;
 	struct fiber *sig_next; /* link in a carrier's list of fibers to interrupt */
@@ -159,6 +174,8 @@ struct carrier {
 	unsigned yields; /* yields with nobody to yield to */
 	int stuck;       /* (a) one fiber has run for 10 ms while others wait here */
 	uint64_t tick_switches; /* (o) the switch counter at the last tick */
+	uint64_t cpu_sampled_at; /* (o) its kernel thread's CPU clock at the last tick */
+	uint64_t cpu_sampled_switches; /* (o) the switch counter then */
 	uint64_t backlog_tsc;   /* since when there is more work than this carrier */
 	uint64_t rng;
 
@@ -172,6 +189,9 @@ struct carrier {
 	uint32_t broadcast_done; /* (o) last call made for all threads */
 	int event_fd;
 	uint64_t event_value;
+	int lives;                   /* (a) the kernel clears it when its thread is gone */
+	int tick;                    /* (c) its timer, if has_tick */
+	bool has_tick;
 	struct carrier *helper_next; /* (idle lock) */
 	struct carrier *all_next;    /* (c) every helper ever made */
 	int helper_word;

@@ -338,8 +338,8 @@ long weft_futex_requeue(uint32_t *word, int wake, int move, uint32_t *to,
 	}
 	unlock_two(from_b, to_b);
 	weft_futex_unpark(woken, n);
-	/* REQUEUE counts the woken, CMP_REQUEUE both (futex(2)). */
-	return val ? n + moved : n;
+	/* Both count, for REQUEUE too, whatever futex(2) says (kernel/futex/requeue.c). */
+	return n + moved;
 }
 
 /* The operand encoding of FUTEX_OP(), linux/futex.h. */
@@ -348,6 +348,7 @@ static long apply_op(uint32_t *word, uint32_t op, bool *ret_true)
 	uint32_t kind = op >> 28 & 7, cmp = op >> 24 & 15;
 	int32_t oparg = (int32_t)(op << 8) >> 20, cmparg = (int32_t)(op << 20) >> 20;
 	uint32_t old, check;
+	int swapped;
 	long r = weft_load_user(word, &check);
 
 	if (r)
@@ -357,25 +358,31 @@ static long apply_op(uint32_t *word, uint32_t op, bool *ret_true)
 			oparg &= 31;
 		oparg = 1 << oparg;
 	}
-	switch (kind) {
-	case FUTEX_OP_SET:
-		old = __atomic_exchange_n(word, (uint32_t)oparg, __ATOMIC_SEQ_CST);
-		break;
-	case FUTEX_OP_ADD:
-		old = __atomic_fetch_add(word, (uint32_t)oparg, __ATOMIC_SEQ_CST);
-		break;
-	case FUTEX_OP_OR:
-		old = __atomic_fetch_or(word, (uint32_t)oparg, __ATOMIC_SEQ_CST);
-		break;
-	case FUTEX_OP_ANDN:
-		old = __atomic_fetch_and(word, ~(uint32_t)oparg, __ATOMIC_SEQ_CST);
-		break;
-	case FUTEX_OP_XOR:
-		old = __atomic_fetch_xor(word, (uint32_t)oparg, __ATOMIC_SEQ_CST);
-		break;
-	default:
-		return -ENOSYS;
-	}
+	old = check;
+	do {
+		switch (kind) {
+		case FUTEX_OP_SET:
+			check = (uint32_t)oparg;
+			break;
+		case FUTEX_OP_ADD:
+			check = old + (uint32_t)oparg;
+			break;
+		case FUTEX_OP_OR:
+			check = old | (uint32_t)oparg;
+			break;
+		case FUTEX_OP_ANDN:
+			check = old & ~(uint32_t)oparg;
+			break;
+		case FUTEX_OP_XOR:
+			check = old ^ (uint32_t)oparg;
+			break;
+		default:
+			return -ENOSYS;
+		}
+		swapped = weft_cas_user(word, &old, check);
+	} while (!swapped);
+	if (swapped < 0)
+		return swapped;
 	switch (cmp) {
 	case FUTEX_OP_CMP_EQ:
 		*ret_true = (int32_t)old == cmparg;
@@ -494,6 +501,17 @@ void weft_futex_walk_robust(void *head, size_t len, int tid)
 	}
 	if (pending)
 		robust_death(pending & ~1ul, (long)offset, tid, pending & 1, true);
+}
+
+void weft_futex_walk_all_robust(void)
+{
+	for (uint32_t i = 0; i < load_acquire(&weft_rt.fresh); i++) {
+		struct fiber *f = &weft_rt.chunk[i / WEFT_FIBER_CHUNK][i % WEFT_FIBER_CHUNK];
+		int tid = load_acquire(&f->tid);
+
+		if (tid && f->robust_head)
+			weft_futex_walk_robust(f->robust_head, f->robust_len, tid);
+	}
 }
 
 /* ---- fork ----------------------------------------------------------------- */

@@ -11,8 +11,10 @@
 #include <sched.h>
 #include <sys/mman.h>
 
+#include "attributes.h"
 #include "sched_impl.h"
 #include "signals.h"
+#include "thread_timers.h"
 
 struct runtime weft_rt;
 
@@ -86,6 +88,8 @@ int weft_runtime_start(const struct weft_config *config, const char **ret_what)
 
 	rt->config = *config;
 	rt->pid = (int)weft_sys0(SYS_getpid);
+	weft_fiber_ids_start(rt->pid);
+	weft_attributes_start();
 	rt->cpus = count_cpus();
 	n = config->carriers ? config->carriers : rt->cpus < 2 ? 2 : rt->cpus;
 	if (n > WEFT_CARRIERS_MAX)
@@ -121,6 +125,7 @@ int weft_runtime_start(const struct weft_config *config, const char **ret_what)
 	home->fs_loaded = rt->main_fiber->fs_base;
 	home->current = rt->main_fiber;
 	rt->main_fiber->carrier = home;
+	weft_cpu_start(home, rt->main_fiber);
 	*ret_what = "the signal thread";
 	err = weft_signals_start();
 	if (err)
@@ -150,10 +155,10 @@ int weft_runtime_start(const struct weft_config *config, const char **ret_what)
 
 out_running:
 	store_release(&rt->running, false);
-	weft_wrgsbase(0);
+	weft_carrier_leave(home);
 	weft_signals_stop();
 out_main:
-	rt->main_fiber = NULL;
+	weft_fiber_table_free();
 out_carriers:
 	free_carriers();
 	return err;
@@ -199,6 +204,8 @@ void weft_runtime_lock_all(void)
 		weft_lock(&weft_rt.carrier[i]->timers.lock);
 		weft_lock(&weft_rt.carrier[i]->spill_lock);
 	}
+	weft_thread_timers_lock();
+	weft_attributes_lock();
 	weft_stacks_lock();
 	weft_offload_lock();
 }
@@ -207,6 +214,8 @@ void weft_runtime_unlock_all(void)
 {
 	weft_offload_unlock();
 	weft_stacks_unlock();
+	weft_attributes_unlock();
+	weft_thread_timers_unlock();
 	for (unsigned i = weft_rt.carriers; i--;) {
 		weft_unlock(&weft_rt.carrier[i]->spill_lock);
 		weft_unlock(&weft_rt.carrier[i]->timers.lock);
@@ -244,6 +253,7 @@ void weft_runtime_forget(void)
 	weft_futex_forget();
 	weft_offload_forget();
 	weft_signals_forget();
+	weft_thread_timers_forget();
 	weft_runtime_unlock_all();
 	weft_wrgsbase(0);
 	store_release(&rt->running, false);

@@ -84,8 +84,8 @@ bool weft_fiber_in_weft(struct fiber *f, bool in);
 
 /*
  * Runs fn(arg) of the calling fiber on a helper kernel thread that may block, and
- * comes back to a carrier. Returns what fn returned, or -EAGAIN when no helper
- * could be made (then fn did not run).
+ * comes back to a carrier. Returns what fn returned. When no helper can be made, or
+ * the caller is no fiber, fn runs where it is and blocks that kernel thread.
  */
 long weft_offload(long (*fn)(void *arg), void *arg);
 

@@ -346,6 +346,7 @@ void weft_sched_tick(struct carrier *c)
 	struct fiber *f = c->current;
 	uint64_t switches = load_relaxed(&c->counters[WEFT_COUNTER_SWITCHES]);
 
+	weft_cpu_sample(c);
 	if (!f || switches != c->tick_switches || load_relaxed(&f->in_weft)) {
 		c->tick_switches = switches;
 		return;
@@ -436,9 +437,13 @@ void weft_sched_run_fiber(struct carrier *c, struct fiber *f)
 			weft_wrfsbase(f->fs_base);
 			c->fs_loaded = f->fs_base;
 		}
+		if (unlikely(load_relaxed(&f->accounted)))
+			weft_cpu_begin(c, f);
 		c->current = f;
 		weft_count(c, SWITCHES);
 		weft_switch(&c->sched_sp, f->sp);
+		if (unlikely(load_relaxed(&f->accounted)))
+			weft_cpu_end(c, f);
 	} while (!left_stack(c, f));
 }
 
@@ -456,6 +461,8 @@ void weft_sched_home(void *arg)
 	struct carrier *c = arg;
 	struct fiber *f = c->current;
 
+	if (load_relaxed(&f->accounted))
+		weft_cpu_end(c, f);
 	if (!left_stack(c, f))
 		weft_sched_run_fiber(c, f);
 	weft_sched_loop(c);

@@ -20,6 +20,7 @@ struct runtime {
 	struct carrier *helpers; /* every helper ever made, for the stats */
 	struct fiber *main_fiber;
 	int pid;
+	uint32_t tid_offset; /* (c) where this process's virtual ids begin */
 
 	struct weft_lock table_lock;
 	struct fiber *chunk[WEFT_FIBER_CHUNKS]; /* (t) grows; entries constant once set */
@@ -35,6 +36,8 @@ struct carrier *weft_carrier_new(unsigned id, enum carrier_kind kind);
 void weft_carrier_free(struct carrier *c);
 int weft_carrier_open(struct carrier *c); /* its ring and descriptors */
 void weft_carrier_enter(struct carrier *c);
+void weft_carrier_leave(struct carrier *c);
+void weft_carrier_join(struct carrier *c);
 /* Asks for one carrier more, from anywhere, also a signal handler. */
 void weft_carrier_call_for_another(void);
 bool weft_carrier_add(void); /* … and makes it, on the receiver's thread */
@@ -52,7 +55,16 @@ void weft_runq_init(struct carrier *c);
 void weft_park_finish(struct fiber *f, enum weft_wake how);
 
 /* fiber.c */
+void weft_fiber_ids_start(int pid);
 struct fiber *weft_fiber_new_main(void);
+void weft_fiber_table_free(void); /* a start that failed: there is no fiber but main */
+
+/* accounting.c: at switches of fibers whose CPU time is asked for, and at ticks. */
+void weft_cpu_reset(struct fiber *f);
+void weft_cpu_start(struct carrier *home, struct fiber *main_fiber);
+void weft_cpu_begin(struct carrier *c, struct fiber *f);
+void weft_cpu_end(struct carrier *c, struct fiber *f);
+void weft_cpu_sample(struct carrier *c);
 
 /* stack.c: where a fiber keeps its vector registers; pooled after its end. */
 void *weft_vector_area_get(void);

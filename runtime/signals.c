@@ -28,8 +28,10 @@
 #include <time.h>
 #include <ucontext.h>
 
+#include "futex.h"
 #include "sched_impl.h"
 #include "stack.h"
+#include "thread_timers.h"
 
 #define BIT(sig) (1ull << ((sig)-1))
 
@@ -99,6 +101,7 @@ static uint64_t interest;                /* (lock) what main blocks */
 static uint64_t blocked_by_all;          /* (a) */
 static uint32_t open_count[SIGNALS + 1]; /* (lock) other fibers that let it in */
 static struct carrier *receiver;
+static int receiver_quit; /* (a) the runtime did not start after all */
 static uint32_t receiver_want, receiver_done; /* (a) generations of the set */
 static bool active;
 
@@ -284,6 +287,31 @@ static void interrupt(struct fiber *f)
 }
 
 /*
+ * A timer has one signal pending at most: what expires meanwhile is counted in it
+ * (kernel/time/posix-timers.c).
+ */
+static bool count_overrun(struct fiber *f, int sig, const void *info)
+{
+	const siginfo_t *si = info;
+	struct sig_node *n;
+
+	if (si->si_code != SI_TIMER || !(f->sig.pending & BIT(sig)))
+		return false;
+	for (n = f->sig.queue; n; n = n->next) {
+		siginfo_t *waits = (siginfo_t *)n->info;
+
+		if (n->sig != sig || waits->si_code != SI_TIMER ||
+			waits->si_timerid != si->si_timerid)
+			continue;
+		if (__builtin_add_overflow(
+			    waits->si_overrun, si->si_overrun + 1, &waits->si_overrun))
+			waits->si_overrun = INT32_MAX;
+		return true;
+	}
+	return false;
+}
+
+/*
  * (lock held) Queues for f. Standard signals do not queue twice; real-time ones
  * do. Returns -EAGAIN when there is no memory for a real-time signal.
  */
@@ -291,6 +319,8 @@ static long queue(struct fiber *f, int sig, const void *info, bool process)
 {
 	struct sig_node *n;
 
+	if (count_overrun(f, sig, info))
+		return 0;
 	if (f->sig.pending & BIT(sig) && sig < 34)
 		return 0;
 	n = node_get();
@@ -423,6 +453,12 @@ static void receiver_main(void *arg)
 		sig = weft_sys4(SYS_rt_sigtimedwait, (long)&wait, (long)info, 0, 8);
 		if (sig > 0 && sig != KICK_EINTR)
 			send_to_process((int)sig, info);
+		if (sig == KICK_EINTR && ((siginfo_t *)info)->si_code == SI_TIMER)
+			weft_thread_timer_fired(
+				(uint64_t)((siginfo_t *)info)->si_value.sival_ptr,
+				((siginfo_t *)info)->si_overrun);
+		if (load_seq_cst(&receiver_quit))
+			weft_sys1(SYS_exit, 0);
 		if (xchg_seq_cst(&carrier_wanted, 0))
 			weft_carrier_add();
 	}
@@ -462,8 +498,13 @@ static struct sig_node *take(struct fiber *f, uint64_t open)
 {
 	struct sig_node *n =
 		take_from(&f->sig.queue, &f->sig.queue_tail, &f->sig.pending, open);
+	siginfo_t *si;
 
-	return n ? n : take_from(&shared_queue, NULL, &shared_pending, open);
+	if (!n)
+		n = take_from(&shared_queue, NULL, &shared_pending, open);
+	if (n && (si = (siginfo_t *)n->info)->si_code == SI_TIMER)
+		weft_thread_timer_taken(si->si_timerid, si->si_overrun);
+	return n;
 }
 
 bool weft_signals_attention(const struct fiber *f)
@@ -533,6 +574,8 @@ static void default_action(int sig, const void *info)
 	if (default_ignores(sig))
 		return;
 	(void)info;
+	if (!(BIT(sig) & (BIT(SIGTSTP) | BIT(SIGTTIN) | BIT(SIGTTOU))))
+		weft_futex_walk_all_robust();
 	kernel_action(sig, &dfl, NULL);
 	weft_sys4(SYS_rt_sigprocmask, SIG_SETMASK, (long)&open, (long)&old, 8);
 	weft_sys3(SYS_tgkill, weft_rt.pid, weft_sys0(SYS_gettid), sig);
@@ -831,10 +874,6 @@ static void on_fault(struct fiber *f, int sig, void *info, struct kucontext *uc)
 	const siginfo_t *si = info;
 	struct weft_ksigaction *act = &table[sig];
 
-	if (uc->rip == (uint64_t)weft_load_user_insn) {
-		uc->rip = (uint64_t)weft_load_user_fixup;
-		return;
-	}
 	if (sig == SIGSEGV)
 		explain_guard(f, (uintptr_t)si->si_addr);
 	/* force_sig: blocked or ignored means default, whatever was installed. */
@@ -935,7 +974,9 @@ static void first_level(int sig, siginfo_t *si, void *ctx)
 	struct carrier *c = (struct carrier *)weft_rdgsbase();
 	struct kucontext *uc = ctx;
 
-	if (uc->rip == (uint64_t)weft_load_user_insn && BIT(sig) & SYNCHRONOUS) {
+	if ((uc->rip == (uint64_t)weft_load_user_insn ||
+		    uc->rip == (uint64_t)weft_cas_user_insn) &&
+		BIT(sig) & SYNCHRONOUS) {
 		uc->rip = (uint64_t)weft_load_user_fixup;
 		return;
 	}
@@ -980,7 +1021,7 @@ static void install_for(int sig)
 		install(sig, SA_RESTART | (act->flags & (SA_NOCLDSTOP | SA_NOCLDWAIT)));
 	} else {
 		handled &= ~BIT(sig);
-		if (sig == SIGSEGV && (uintptr_t)act->handler == DFL) {
+		if ((sig == SIGSEGV || sig == SIGBUS) && (uintptr_t)act->handler == DFL) {
 			install(sig, 0); /* guards are explained, bad pointers survived */
 			return;
 		}
@@ -1282,7 +1323,7 @@ long weft_sig_send_thread(int tid, int sig, const void *info)
 	return send_to_fiber(f, sig, info, false);
 }
 
-long weft_sig_send_process(int sig, const void *info)
+long weft_sig_send_process(int id, int sig, const void *info)
 {
 	struct fiber *self = weft_fiber_self();
 	unsigned char own[INFO_SIZE] __attribute__((aligned(8)));
@@ -1291,7 +1332,10 @@ long weft_sig_send_process(int sig, const void *info)
 	if (sig <= 0 || sig > SIGNALS || BIT(sig) & UNBLOCKABLE ||
 		(uintptr_t)table[sig].handler <= IGN)
 		return WEFT_SIG_NATIVE;
-	f = pick_target(sig);
+	/* Named by a thread's id: that one first (complete_signal, as for main). */
+	f = weft_fiber_by_tid(id);
+	if (!f || load_relaxed(&f->sig.mask) & BIT(sig))
+		f = pick_target(sig);
 	if (!f) {
 		/* Blocked by all: the kernel keeps it, if the receiver knows. */
 		if (self)
@@ -1391,6 +1435,11 @@ void weft_signals_drop(struct fiber *f)
 	}
 }
 
+int weft_signals_receiver_tid(void)
+{
+	return receiver->tid;
+}
+
 void weft_signals_lock(void)
 {
 	weft_lock(&lock);
@@ -1438,11 +1487,13 @@ int weft_signals_start(void)
 		return -ENOMEM;
 	for (int sig = 1; sig <= SIGNALS; sig++)
 		if (!(BIT(sig) & UNBLOCKABLE) &&
-			((uintptr_t)table[sig].handler > IGN || sig == SIGSEGV))
+			((uintptr_t)table[sig].handler > IGN || sig == SIGSEGV ||
+				sig == SIGBUS))
 			install_for(sig);
 	install(KICK, SA_RESTART);
 	install(KICK_EINTR, 0);
 	active = true;
+	receiver_quit = 0;
 	err = weft_carrier_spawn(receiver, receiver_main);
 	if (err)
 		weft_signals_stop();
@@ -1467,12 +1518,14 @@ static void restore_kernel(struct fiber *f)
 /* Activation failed after weft_signals_start; the caller restores the mask. */
 void weft_signals_stop(void)
 {
+	store_seq_cst(&receiver_quit, 1);
+	if (load_acquire(&receiver->lives))
+		kick(receiver, KICK_EINTR);
+	weft_carrier_join(receiver);
+	weft_carrier_free(receiver);
+	receiver = NULL;
 	restore_kernel(weft_fiber_main());
 	active = false;
-	/*
-	 * A receiver that runs stays for ever, with everything blocked: it knows
-	 * nothing to wait for but kicks, which nobody sends.
-	 */
 }
 
 /* In a fork child (lock held since before the fork), still on fiber f's stack. */

@@ -39,6 +39,8 @@ int weft_signals_start(void);
 void weft_signals_stop(void);
 /* In a fork child: real dispositions, mask and alternate stack of fiber f again. */
 void weft_signals_forget(void);
+/* The kernel thread that takes signals for fibers. */
+int weft_signals_receiver_tid(void);
 void weft_signals_lock(void);
 void weft_signals_unlock(void);
 void weft_signals_enter_thread(struct carrier *c);
@@ -65,8 +67,8 @@ long weft_sig_altstack(const void *ss, void *old, uintptr_t sp);
 /* tgkill, tkill, rt_tgsigqueueinfo; WEFT_SIG_NATIVE: the tid is no fiber's. */
 #define WEFT_SIG_NATIVE (-4097)
 long weft_sig_send_thread(int tid, int sig, const void *info);
-/* kill and rt_sigqueueinfo to this very process. */
-long weft_sig_send_process(int sig, const void *info);
+/* kill and rt_sigqueueinfo to this very process, by its id or that of a fiber. */
+long weft_sig_send_process(int id, int sig, const void *info);
 
 /* ---- temporary masks: ppoll, pselect, epoll_pwait ------------------------- */
 

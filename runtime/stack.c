@@ -411,7 +411,7 @@ bool weft_stack_unmap(uintptr_t addr, size_t len)
 	if (!k || !k->live || addr != slot_base(s, k) || len != s->stack_size)
 		return false;
 	weft_lock(&lock);
-	cold = warm_bytes + WARM_GUESS > WARM_BYTES;
+	cold = k->tainted || warm_bytes + WARM_GUESS > WARM_BYTES;
 	if (!cold)
 		warm_bytes += WARM_GUESS;
 	weft_unlock(&lock);

@@ -131,7 +131,7 @@ __attribute__((used)) void *memcpy(void *restrict d, const void *restrict s, siz
 
 /* ---- clocks --------------------------------------------------------------- */
 
-static int (*vdso_clock_gettime)(int, struct timespec *);
+int (*weft_vdso_clock_gettime)(int, struct timespec *);
 
 static const void *vdso_symbol(uintptr_t base, const char *want)
 {
@@ -175,14 +175,14 @@ static const void *vdso_symbol(uintptr_t base, const char *want)
 void weft_clock_init(uintptr_t vdso)
 {
 	if (vdso)
-		vdso_clock_gettime = (int (*)(int, struct timespec *))vdso_symbol(
+		weft_vdso_clock_gettime = (int (*)(int, struct timespec *))vdso_symbol(
 			vdso, "__vdso_clock_gettime");
 }
 
 int weft_clock_get(int clock, struct timespec *ret)
 {
-	if (likely(vdso_clock_gettime))
-		return vdso_clock_gettime(clock, ret);
+	if (likely(weft_vdso_clock_gettime))
+		return weft_vdso_clock_gettime(clock, ret);
 	return (int)weft_sys2(SYS_clock_gettime, clock, ret);
 }
 

@@ -88,6 +88,8 @@ uint64_t weft_now_ns(void);
 /* clock_gettime for any clock; 0 or -EXXX. */
 struct timespec;
 int weft_clock_get(int clock, struct timespec *ret);
+/* The vDSO's, NULL until found. */
+extern int (*weft_vdso_clock_gettime)(int, struct timespec *);
 /* Looks the vDSO's clock_gettime up; `vdso` is AT_SYSINFO_EHDR or 0. */
 void weft_clock_init(uintptr_t vdso);
 

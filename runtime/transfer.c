@@ -54,15 +54,18 @@ static int iov_rest(const struct iovec *iov, size_t n, size_t skip, struct iovec
  * Waits as long as the socket's own time-out says. Such a socket never restarts a
  * call after a signal (net/core/sock.h, sock_intr_errno).
  */
-static long wait_as_told(
-	struct weft_held *file, unsigned events, int option, enum weft_park_reason reason)
+static long wait_as_told(struct weft_held *file, unsigned events, int option,
+	uint64_t *deadline, enum weft_park_reason reason)
 {
-	uint64_t deadline = weft_fd_deadline(file->fd, option);
-	long r = weft_io_wait_ready(file, events, deadline, reason);
+	long r;
 
+	/* One time for the whole call, from its first wait on (sock_rcvtimeo). */
+	if (!*deadline)
+		*deadline = weft_fd_deadline(file->fd, option);
+	r = weft_io_wait_ready(file, events, *deadline, reason);
 	if (r == -ETIMEDOUT)
 		return -EAGAIN;
-	return r == -EINTR && deadline != WEFT_NO_DEADLINE ? WEFT_RESTART_NEVER : r;
+	return r == -EINTR && *deadline != WEFT_NO_DEADLINE ? WEFT_RESTART_NEVER : r;
 }
 
 /* ---- incoming ------------------------------------------------------------- */
@@ -101,6 +104,7 @@ static long receive_blocking(struct incoming *in)
 	unsigned events = in->flags & MSG_OOB ? POLLPRI : POLLIN;
 	bool all = in->flags & MSG_WAITALL,
 	     known_blocking = in->tried == WEFT_TRIED_BLOCKS;
+	uint64_t deadline = 0;
 	size_t got = 0;
 	long r;
 
@@ -111,11 +115,13 @@ static long receive_blocking(struct incoming *in)
 		return r;
 	}
 	if (unlikely(all || weft_fd_low_water(in->file.fd) > 1)) {
-		if (weft_fd_nonblocking(in->file.fd))
-			return receive(in, 0);
-		known_blocking = true;
-		if (in->msg || in->flags & MSG_PEEK || !all)
+		/* A datagram is all there is, and who must not wait takes what there is. */
+		bool gathers = !weft_fd_nonblocking(in->file.fd) &&
+			weft_fd_is_stream(in->file.fd);
+
+		if (gathers && (in->msg || in->flags & MSG_PEEK || !all))
 			return weft_offload(receive_plain, in);
+		all = all && gathers;
 	}
 	weft_io_pretend_to_block(in->file.fd, events);
 	if (in->tried == WEFT_TRIED_LIKELY && !weft_fd_nonblocking(in->file.fd)) {
@@ -140,7 +146,8 @@ static long receive_blocking(struct incoming *in)
 		}
 		if (r != -EAGAIN || !known_blocking)
 			break;
-		r = wait_as_told(&in->file, events, SO_RCVTIMEO, WEFT_REASON_READ);
+		r = wait_as_told(
+			&in->file, events, SO_RCVTIMEO, &deadline, WEFT_REASON_READ);
 		if (r < 0)
 			break;
 	}
@@ -270,6 +277,38 @@ static long raw_writev(int fd, const struct iovec *iov, int n)
 }
 
 /*
+ * A special file that has no form that does not wait, and says that it is ready:
+ * for how much it does not say. A few characters of a terminal and the usual small
+ * addition to an eventfd fit; anything else is written on a helper thread.
+ */
+struct ready_write {
+	int fd, count;
+	const struct iovec *iov;
+};
+
+static long write_ready_plain(void *arg)
+{
+	struct ready_write *w = arg;
+
+	return raw_writev(w->fd, w->iov, w->count);
+}
+
+static long write_ready(int fd, const struct iovec *iov, int n)
+{
+	struct ready_write w = {fd, n, iov};
+	size_t total = iov_total(iov, (size_t)n);
+	uint32_t low = 0, high = 0;
+
+	if (total == 8 && n == 1 &&
+		(weft_load_user(iov->iov_base, &low) ||
+			weft_load_user((const uint32_t *)iov->iov_base + 1, &high)))
+		return -EFAULT;
+	if (total <= 256 && high < 1u << 30)
+		return write_ready_plain(&w);
+	return weft_offload(write_ready_plain, &w);
+}
+
+/*
  * Pipes and special files, at the current position. Where there is no form that
  * does not wait, readiness comes first.
  */
@@ -286,9 +325,10 @@ static long attempt_write(struct outgoing *o)
 	}
 	r = weft_sys6(SYS_pwritev2, o->file.fd, (long)iov, n, -1, -1, NOWAIT);
 	if (r == -EOPNOTSUPP) {
-		if (weft_fd_poll_now(o->file.fd, POLLOUT) ||
-			weft_fd_nonblocking(o->file.fd))
+		if (weft_fd_nonblocking(o->file.fd))
 			r = raw_writev(o->file.fd, iov, n);
+		else if (weft_fd_poll_now(o->file.fd, POLLOUT))
+			r = write_ready(o->file.fd, iov, n);
 		else
 			r = -EAGAIN;
 	}
@@ -313,6 +353,7 @@ static long send_plain(void *arg)
 static long send_blocking(struct outgoing *o)
 {
 	bool known_blocking = o->tried == WEFT_TRIED_BLOCKS;
+	uint64_t deadline = 0;
 	int empty = 0;
 	long r;
 
@@ -339,7 +380,8 @@ static long send_blocking(struct outgoing *o)
 				o->done += (size_t)r;
 			break;
 		}
-		r = wait_as_told(&o->file, POLLOUT, o->timeout, WEFT_REASON_WRITE);
+		r = wait_as_told(
+			&o->file, POLLOUT, o->timeout, &deadline, WEFT_REASON_WRITE);
 		if (r == -EPERM) /* a file that cannot be polled never makes one wait */
 			r = raw_writev(o->file.fd, o->iov, o->count);
 		if (r < 0)
@@ -348,7 +390,7 @@ static long send_blocking(struct outgoing *o)
 	weft_held_release(&o->file);
 	if (o->done)
 		return (long)o->done;
-	/* The kernel was told MSG_NOSIGNAL; the fiber gets its SIGPIPE here (D7). */
+	/* The kernel was told MSG_NOSIGNAL; the fiber gets its SIGPIPE here. */
 	if (r == -EPIPE && !(o->flags & MSG_NOSIGNAL))
 		weft_signals_raise_pipe();
 	return r;

@@ -1,5 +1,5 @@
 /*
- * The matrix of HAZARDS section F: which blocked calls a handler interrupts, with and
+ * Which blocked calls a handler interrupts, with and
  * without SA_RESTART. Each call is entered by a thread of its own and hit until it ends;
  * one that restarts is let go by its event afterwards.
  */

@@ -137,18 +137,19 @@ void weft_vector_save(void *area)
 	v->simple = has_xinuse && !(xgetbv(1) & managed & ~(uint64_t)SSE);
 	if (v->simple)
 		__asm__ volatile(EACH_XMM(STORE) : : "r"(v->bytes) : "memory");
-	else if (has_xinuse)
-		__asm__ volatile("xsavec64 (%0)"
-				 :
-				 : "r"(v->bytes), "a"(lo), "d"(hi)
-				 : "memory");
 	else {
-		/* XSAVE leaves header bytes it does not write: they must be zero. */
+		/* XRSTOR wants zeros in the part of the header that XSAVE does not write. */
 		weft_memset(v->bytes + 512, 0, 64);
-		__asm__ volatile("xsave64 (%0)"
-				 :
-				 : "r"(v->bytes), "a"(lo), "d"(hi)
-				 : "memory");
+		if (has_xinuse)
+			__asm__ volatile("xsavec64 (%0)"
+					 :
+					 : "r"(v->bytes), "a"(lo), "d"(hi)
+					 : "memory");
+		else
+			__asm__ volatile("xsave64 (%0)"
+					 :
+					 : "r"(v->bytes), "a"(lo), "d"(hi)
+					 : "memory");
 	}
 }
 

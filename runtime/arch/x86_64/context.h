@@ -129,13 +129,15 @@ static inline uint64_t weft_tsc(void)
 	return (uint64_t)hi << 32 | lo;
 }
 
-long weft_clone_thread(
-	unsigned long flags, void *stack_top, void (*fn)(void *), void *arg);
+long weft_clone_thread(unsigned long flags, void *stack_top, void (*fn)(void *), void *arg,
+	int *child_tid);
 
 /* Reads the 32-bit word at p; 0, or -EFAULT when the page is not readable. */
 int weft_load_user(const uint32_t *p, uint32_t *ret);
-/* For the SIGSEGV handler: where to continue when *rip faulted in weft_load_user. */
-extern const char weft_load_user_insn[], weft_load_user_fixup[];
+/* Compares and swaps a word of the program's: 1, 0 or -EFAULT. */
+int weft_cas_user(uint32_t *p, uint32_t *expected, uint32_t desired);
+/* For the SIGSEGV handler: instructions that may fault, and where both continue. */
+extern const char weft_load_user_insn[], weft_cas_user_insn[], weft_load_user_fixup[];
 
 #ifdef __cplusplus
 }

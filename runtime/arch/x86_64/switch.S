@@ -130,8 +130,8 @@ weft_context_start_clone:
 	.size	weft_context_start_clone, . - weft_context_start_clone
 
 /*
- * long weft_clone_thread(flags %rdi, stack_top %rsi, fn %rdx, arg %rcx): a bare
- * kernel thread that calls fn(arg), which never returns. The child's FS and GS
+ * long weft_clone_thread(flags %rdi, stack_top %rsi, fn %rdx, arg %rcx, child_tid %r8):
+ * a bare kernel thread that calls fn(arg), which never returns. The child's FS and GS
  * base are its creator's until it sets its own.
  */
 	.globl	weft_clone_thread
@@ -145,7 +145,7 @@ weft_clone_thread:
 	movq	%rcx, -8(%rsi)
 	subq	$16, %rsi
 	xorl	%edx, %edx		/* parent_tid */
-	xorl	%r10d, %r10d		/* child_tid */
+	movq	%r8, %r10		/* child_tid */
 	xorl	%r8d, %r8d		/* tls */
 	movl	$56, %eax		/* clone */
 	syscall
@@ -182,5 +182,27 @@ weft_load_user_fixup:
 	ret
 	.cfi_endproc
 	.size	weft_load_user, . - weft_load_user
+
+/*
+ * int weft_cas_user(uint32_t *p, uint32_t *expected, uint32_t desired): as
+ * __atomic_compare_exchange, 1 or 0; -EFAULT when the page cannot be written.
+ */
+	.globl	weft_cas_user
+	.hidden	weft_cas_user
+	.type	weft_cas_user, @function
+	.globl	weft_cas_user_insn
+	.hidden	weft_cas_user_insn
+	.p2align 4
+weft_cas_user:
+	.cfi_startproc
+	movl	(%rsi), %eax
+weft_cas_user_insn:
+	lock cmpxchgl %edx, (%rdi)
+	movl	%eax, (%rsi)
+	sete	%al
+	movzbl	%al, %eax
+	ret
+	.cfi_endproc
+	.size	weft_cas_user, . - weft_cas_user
 
 	.section .note.GNU-stack, "", @progbits

@@ -1,0 +1,609 @@
+// runtime/sched.c: who runs when and where; parking, claiming, waking.
+#include "on_fibers.h"
+
+#include <mutex>
+
+namespace
+{
+
+// ---- order
+
+TEST(Sched, YieldRunsTheOthersFirstInTurn)
+{
+	on_runtime({1}, [] {
+		Fibers fibers;
+		std::vector<int> order;
+		enum { N = 50, ROUNDS = 20 };
+
+		for (int i = 0; i < N; i++)
+			fibers.start([&order, i] {
+				for (int k = 0; k < ROUNDS; k++) {
+					order.push_back(i);
+					weft_yield();
+				}
+			});
+		fibers.join();
+		ASSERT_EQ(order.size(), (size_t)N * ROUNDS);
+		for (size_t i = 0; i < order.size(); i++)
+			ASSERT_EQ(order[i], (int)(i % N)) << "turn " << i;
+	});
+}
+
+// More than the bounded queue holds: the order is kept over the spill.
+TEST(Sched, AHundredThousandReadyFibersKeepTheirOrder)
+{
+	on_runtime({1}, [] {
+		const int n = rounds(100000);
+		Fibers fibers(Fibers::Shared, 16 << 10);
+		std::vector<int> order;
+
+		order.reserve((size_t)n * 2);
+		for (int i = 0; i < n; i++)
+			fibers.start([&order, i] {
+				order.push_back(i);
+				weft_yield();
+				order.push_back(i);
+			});
+		EXPECT_GT(weft_rt.carrier[0]->spill_count, 0u);
+		fibers.join();
+		ASSERT_EQ(order.size(), (size_t)n * 2);
+		for (int i = 0; i < n * 2; i++)
+			ASSERT_EQ(order[(size_t)i], i % n) << "turn " << i;
+	});
+}
+
+TEST(Sched, AFiberThatNeverStopsYieldingDoesNotStarveTimersAndRing)
+{
+	on_runtime({1}, [] {
+		Fibers fibers;
+		int fd[2];
+		bool slept = false, read = false;
+		char c;
+
+		unix_pair(fd);
+		fibers.start([&] {
+			weft_sleep_until(in_ms(1));
+			slept = true;
+			write(fd[1], "x", 1);
+		});
+		fibers.start([&] {
+			EXPECT_EQ(weft_io_recv(fd[0], &c, 1, 0, nullptr, nullptr,
+					  WEFT_TRIED_NOT),
+				1);
+			read = true;
+		});
+		until([&] { return slept && read; }); // main alone never parks otherwise
+		fibers.join();
+	});
+}
+
+// ---- stealing
+
+int carrier_id()
+{
+	return (int)weft_carrier_self()->id;
+}
+
+uint32_t queued_on(unsigned carrier)
+{
+	struct carrier *c = weft_rt.carrier[carrier];
+
+	return load_relaxed(&c->runq.tail) - load_relaxed(&c->runq.head);
+}
+
+TEST(Steal, ThiefTakesTheOlderHalf)
+{
+	on_runtime({2}, [] {
+		Fibers fibers;
+		std::atomic<bool> hold{true}, holding{false}, first{false}, go{false};
+		std::vector<int> ran;
+
+		/* Carrier 1 is kept busy while carrier 0 collects eight. */
+		fibers.start_on(1, [&] {
+			holding = true;
+			spin_until([&] { return !hold; });
+		});
+		spin_until([&] { return holding.load(); });
+		for (int i = 0; i < 8; i++)
+			fibers.start([&, i] {
+				if (i == 0) {
+					first = true;
+					spin_until([&] { return go.load(); });
+				}
+				if (carrier_id() == 1)
+					ran.push_back(i);
+			});
+		EXPECT_EQ(queued_on(0), 8u);
+		hold = false;
+		spin_until([&] { return first.load(); });
+		EXPECT_EQ(queued_on(0), 4u) << "the younger half stays";
+		EXPECT_EQ(queued_on(1), 3u) << "the older half, less the one that runs";
+		go = true;
+		/* 0-3, then two of four, then one of two; a last one is left alone. */
+		spin_until([&] { return queued_on(0) == 1; });
+		fibers.join();
+		ran.resize(7);
+		EXPECT_EQ(ran, (std::vector<int>{0, 1, 2, 3, 4, 5, 6}));
+		EXPECT_EQ(weft_rt.carrier[1]->counters[WEFT_COUNTER_STOLEN], 7u);
+	});
+}
+
+TEST(Steal, MainStaysOnItsKernelThread)
+{
+	on_runtime({4}, [] {
+		Fibers fibers;
+		std::atomic<bool> stop{false};
+		const int n = rounds(20000);
+
+		for (int i = 0; i < 20; i++)
+			fibers.start([&] {
+				for (int k = 0; !stop; k++) {
+					for (int spin = 0; spin < 200; spin++)
+						__builtin_ia32_pause();
+					weft_yield();
+				}
+			});
+		for (int i = 0; i < n; i++) {
+			weft_yield();
+			ASSERT_EQ(carrier_id(), 0);
+			if (i % 100 == 0) {
+				ASSERT_EQ(weft_sys0(SYS_gettid), getpid());
+			}
+		}
+		stop = true;
+	});
+}
+
+TEST(Steal, ABacklogThatLastsWakesASleepingCarrier)
+{
+	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
+		GTEST_SKIP() << "one CPU";
+	on_runtime({2}, [] {
+		Fibers fibers;
+		std::atomic<bool> elsewhere{false};
+
+		weft_sleep_until(in_ms(5)); // until carrier 1 sleeps
+		for (int i = 0; i < 16; i++)
+			fibers.start([&] {
+				while (!elsewhere) {
+					if (carrier_id() == 1)
+						elsewhere = true;
+					for (int spin = 0; spin < 1000; spin++)
+						__builtin_ia32_pause();
+					weft_yield();
+				}
+			});
+		fibers.join();
+		EXPECT_GT(counted(WEFT_COUNTER_STEALS), 0u);
+	});
+}
+
+// ---- stuck carriers
+
+// A fiber that computes does not hold the others, on any number of carriers.
+void computing_holds_nobody(const Config &config)
+{
+	on_runtime(config, [] {
+		Fibers fibers;
+		std::atomic<int> ran{0};
+		const int n = 3 * (int)weft_rt.carriers;
+
+		/* Each goes on only when all have begun. */
+		for (int i = 0; i < n; i++)
+			fibers.start([&] {
+				ran++;
+				OwnCode here;
+				spin_until([&] { return ran == n; });
+			});
+		fibers.join();
+		EXPECT_EQ(ran, n);
+	});
+}
+
+TEST(Stuck, ComputingFibersOnOneCarrierHoldNobody)
+{
+	computing_holds_nobody({1});
+}
+
+TEST(Stuck, ComputingFibersOnTwoCarriersHoldNobody)
+{
+	computing_holds_nobody({2});
+}
+
+TEST(Stuck, AComputingMainHoldsNobody)
+{
+	on_runtime({1}, [] {
+		Fibers fibers;
+		std::atomic<bool> ran{false};
+		int fd[2];
+		char c;
+
+		/* It waits in the ring of the carrier that main then keeps. */
+		unix_pair(fd);
+		struct fiber *f = fibers.start([&] {
+			EXPECT_EQ(weft_io_recv(fd[0], &c, 1, 0, nullptr, nullptr, WEFT_TRIED_NOT), 1);
+			ran = true;
+		});
+		until([&] { return is_parked(f, WEFT_REASON_READ); });
+		OK(write(fd[1], "x", 1));
+		{
+			OwnCode here;
+			spin_until([&] { return ran.load(); });
+		}
+	});
+}
+
+// ---- claims
+
+// A parked fiber that anybody may try to wake.
+struct Box {
+	struct fiber *f = nullptr; // (a) set by commit
+	std::atomic<uint64_t> claims{0};
+
+	static bool commit(struct fiber *f, void *arg)
+	{
+		store_release(&((Box *)arg)->f, f);
+		return weft_park_open(f) != WEFT_PARK_SELF;
+	}
+	enum weft_wake park()
+	{
+		return weft_park(WEFT_REASON_SLEEP, commit, this);
+	}
+	bool wake(enum weft_wake how = WEFT_WAKE_DONE)
+	{
+		struct fiber *parked = load_acquire(&f);
+
+		if (!parked || !weft_claim(parked, how))
+			return false;
+		claims++;
+		weft_unpark(parked);
+		return true;
+	}
+};
+
+// Whether the wakers are fibers on other carriers or kernel threads: one wins.
+void one_claim_wins_per_park(const Config &config, bool natives)
+{
+	uint64_t seed = weft_seed();
+
+	(void)seed;
+	on_runtime(config, [natives] {
+		enum { SLEEPERS = 4, WAKERS = 6 };
+		const int n = rounds(3000);
+		Box box[SLEEPERS];
+		Fibers fibers;
+		std::vector<std::unique_ptr<Native>> threads;
+		std::atomic<int> running{SLEEPERS};
+		uint64_t parks[SLEEPERS] = {};
+
+		for (int i = 0; i < SLEEPERS; i++)
+			fibers.start([&, i] {
+				Random random(i);
+
+				for (int k = 0; k < n; k++) {
+					ASSERT_EQ(box[i].park(), WEFT_WAKE_DONE);
+					parks[i]++;
+					if (random.one_in(8))
+						weft_yield();
+				}
+				running--;
+			});
+		auto waker = [&](int stream, bool native) {
+			Random random(100 + stream);
+
+			while (running) {
+				box[random.below(SLEEPERS)].wake();
+				if (!native && random.one_in(4))
+					weft_yield();
+			}
+		};
+		for (int i = 0; i < WAKERS; i++) {
+			if (natives && i % 2)
+				threads.push_back(std::make_unique<Native>(
+					[&, i] { waker(i, true); }));
+			else
+				fibers.start([&, i] { waker(i, false); });
+		}
+		fibers.join();
+		threads.clear();
+		for (int i = 0; i < SLEEPERS; i++) {
+			EXPECT_EQ(parks[i], (uint64_t)n);
+			EXPECT_EQ(box[i].claims, (uint64_t)n) << "claims equal parks";
+		}
+	});
+}
+
+TEST(Claim, ExactlyOneOfManyFibersWinsPerPark)
+{
+	one_claim_wins_per_park({4}, false);
+}
+
+TEST(Claim, ExactlyOneWinsOnOneCarrier)
+{
+	one_claim_wins_per_park({1}, false);
+}
+
+TEST(Claim, NativeThreadsWakeFibersToo)
+{
+	one_claim_wins_per_park({3}, true);
+}
+
+TEST(Claim, ExactlyOneWinsWhenEveryParkMigrates)
+{
+	one_claim_wins_per_park({4, true}, true);
+}
+
+TEST(Claim, RunningAndReadyFibersCannotBeClaimed)
+{
+	on_runtime({1}, [] {
+		Fibers fibers;
+		struct fiber *f = fibers.make([] {});
+
+		EXPECT_FALSE(weft_claim(weft_fiber_self(), WEFT_WAKE_DONE));
+		EXPECT_FALSE(weft_claim(f, WEFT_WAKE_DONE));
+		weft_fiber_start(f);
+		EXPECT_FALSE(weft_claim(f, WEFT_WAKE_DONE));
+	});
+}
+
+TEST(Park, ACommitThatRefusesRunsTheFiberOn)
+{
+	on_runtime([] {
+		int calls = 0;
+
+		weft_park(
+			WEFT_REASON_SLEEP,
+			[](struct fiber *, void *arg) {
+				++*(int *)arg;
+				return false;
+			},
+			&calls);
+		EXPECT_EQ(calls, 1);
+		EXPECT_EQ(weft_fiber_self(), weft_fiber_main());
+	});
+}
+
+TEST(Park, ASignalThatCameBeforeTheParkEndsIt)
+{
+	on_runtime([] {
+		Fibers fibers;
+
+		fibers.start([] {
+			struct fiber *f = weft_fiber_self();
+			Box box;
+
+			/* As interrupt() does: the flag first. */
+			store_seq_cst(&f->attention, 1);
+			f->interruptible = 1;
+			/* SELF: the fiber claims itself; weft_park reports how. */
+			EXPECT_EQ(box.park(), WEFT_WAKE_INTERRUPT);
+			f->interruptible = 0;
+			EXPECT_EQ(
+				weft_sleep_until(WEFT_NO_DEADLINE), WEFT_WAKE_INTERRUPT);
+			store_seq_cst(&f->attention, 0);
+		});
+	});
+}
+
+// A deadline, a waker and an interrupter at once: exactly one of them ends each park.
+TEST(Park, TimeoutWakeAndInterruptNeverWinTogether)
+{
+	weft_seed();
+	on_runtime({3}, [] {
+		enum { SLEEPERS = 8 };
+		struct Timed : Box {
+			uint64_t deadline = 0;
+			static bool commit_timed(struct fiber *f, void *arg)
+			{
+				Timed *t = (Timed *)arg;
+
+				weft_timer_arm(f, t->deadline);
+				return commit(f, t);
+			}
+		};
+		const int n = rounds(2000);
+		static Timed box[SLEEPERS];
+		static std::atomic<uint64_t> won[3], claimed[3];
+		std::atomic<int> running{SLEEPERS};
+		Fibers fibers;
+
+		for (int i = 0; i < SLEEPERS; i++)
+			fibers.start([&, i] {
+				Random random(i);
+				struct fiber *f = weft_fiber_self();
+
+				for (int k = 0; k < n; k++) {
+					uint64_t now = weft_now_ns();
+
+					box[i].deadline = now + random.below(60) * 1000;
+					enum weft_wake how = weft_park(WEFT_REASON_SLEEP,
+						Timed::commit_timed, &box[i]);
+					weft_timer_disarm(f);
+					ASSERT_GE(how, WEFT_WAKE_DONE);
+					ASSERT_LE(how, WEFT_WAKE_INTERRUPT);
+					if (how == WEFT_WAKE_TIMEOUT) {
+						ASSERT_GE(weft_now_ns(), box[i].deadline);
+					}
+					won[how - 1]++;
+				}
+				running--;
+			});
+		for (int i = 0; i < 2; i++)
+			fibers.start([&, i] {
+				Random random(50 + i);
+
+				while (running) {
+					enum weft_wake how =
+						i ? WEFT_WAKE_INTERRUPT : WEFT_WAKE_DONE;
+
+					if (box[random.below(SLEEPERS)].wake(how))
+						claimed[how - 1]++;
+					for (size_t k = random.below(2000); k--;)
+						__builtin_ia32_pause();
+					weft_yield();
+				}
+			});
+		fibers.join();
+		EXPECT_EQ(won[0] + won[1] + won[2], (uint64_t)SLEEPERS * (uint64_t)n);
+		EXPECT_EQ(won[0], claimed[0]);
+		EXPECT_EQ(won[2], claimed[2]);
+		EXPECT_GT(won[1], 0u) << "some timed out";
+		for (unsigned i = 0; i < weft_rt.carriers; i++)
+			EXPECT_EQ(weft_rt.carrier[i]->timers.count, 0u) << "timers left";
+	});
+}
+
+// ---- carriers
+
+// A ring of fibers hands a token round over all carriers; nobody is lost or doubled.
+void tokens_go_round(const Config &config)
+{
+	weft_seed();
+	on_runtime(config, [] {
+		enum { N = 100, TOKENS = 10 };
+		const uint32_t laps = (uint32_t)rounds(200);
+		std::vector<Count> place(N);
+		Fibers fibers;
+
+		for (uint32_t i = 0; i < N; i++)
+			fibers.start([&, i] {
+				for (uint32_t k = 1; k <= laps * TOKENS; k++) {
+					place[i].await(k);
+					place[(i + 1) % N].add();
+				}
+			});
+		place[0].add(TOKENS);
+		fibers.join();
+		for (uint32_t i = 0; i < N; i++)
+			EXPECT_EQ(place[i].get(), laps * TOKENS + (i ? 0 : TOKENS));
+	});
+}
+
+TEST(Carriers, TokensGoRoundOnOne)
+{
+	tokens_go_round({1});
+}
+
+TEST(Carriers, TokensGoRoundOnThree)
+{
+	tokens_go_round({3});
+}
+
+TEST(Carriers, TokensGoRoundOnSixtyFour)
+{
+	tokens_go_round({64});
+}
+
+TEST(Carriers, TokensGoRoundWhenEveryParkMigrates)
+{
+	tokens_go_round({5, true});
+}
+
+TEST(Carriers, TokensGoRoundShuffled)
+{
+	tokens_go_round({3, false, false, true});
+}
+
+TEST(Carriers, TokensGoRoundShuffledAndMigrating)
+{
+	tokens_go_round({4, true, true, true});
+}
+
+TEST(Carriers, MigrateMovesAFiberAtEveryPark)
+{
+	on_runtime({4, true}, [] {
+		Fibers fibers;
+
+		fibers.start([] {
+			for (int k = 0; k < 100; k++) {
+				int before = carrier_id();
+
+				weft_yield();
+				EXPECT_NE(carrier_id(), before);
+			}
+		});
+	});
+}
+
+TEST(Carriers, ShuffleRunsAnotherOrderForAnotherSeedAndTheSameForTheSame)
+{
+	auto order_with = [](uint64_t seed) {
+		int fd[2];
+		std::string got(200, 0);
+
+		OK(pipe(fd));
+		in_child([&] {
+			weft_config config = {};
+			const char *what;
+
+			prepare_process(&config.initial_mask);
+			config.carriers = 1;
+			config.stress_shuffle = true;
+			config.seed = seed;
+			config.fs_template = weft_rdfsbase();
+			ASSERT_EQ(weft_runtime_start(&config, &what), 0);
+			Fibers fibers;
+			std::string order;
+			for (int i = 0; i < 200; i++)
+				fibers.start([&order, i] { order += (char)i; });
+			fibers.join();
+			OK(write(fd[1], order.data(), order.size()));
+		});
+		EXPECT_EQ(OK(read(fd[0], got.data(), got.size())), 200);
+		close(fd[0]);
+		close(fd[1]);
+		return got;
+	};
+	std::string one = order_with(1), two = order_with(2);
+
+	EXPECT_EQ(order_with(1), one);
+	EXPECT_NE(one, two);
+}
+
+TEST(Carriers, AnInboxKeepsTheOrderOfItsPosts)
+{
+	on_runtime({2}, [] {
+		Fibers fibers;
+		std::vector<int> order;
+		std::atomic<bool> holding{false}, hold{true};
+
+		fibers.start_on(1, [&] {
+			holding = true;
+			spin_until([&] { return !hold; });
+		});
+		spin_until([&] { return holding.load(); });
+		/* Main does not park: the others run on carrier 1 alone, or are stolen.
+		 */
+		for (int i = 0; i < 100; i++)
+			fibers.start_on(1, [&order, i] { order.push_back(i); });
+		hold = false;
+		spin_until([&] {
+			return load_relaxed(&weft_rt.carrier[1]
+						     ->counters[WEFT_COUNTER_EXITED]) ==
+			       101;
+		});
+		ASSERT_EQ(order.size(), 100u);
+		for (int i = 0; i < 100; i++)
+			ASSERT_EQ(order[(size_t)i], i);
+	});
+}
+
+// The race drawn at the head of sched.c: post against going to sleep.
+TEST(Carriers, APostNeverMissesACarrierThatGoesToSleep)
+{
+	on_runtime({2}, [] {
+		Fibers fibers;
+		const int n = rounds(20000);
+
+		for (int i = 0; i < n; i++) {
+			std::atomic<bool> ran{false};
+
+			fibers.start_on(1, [&] { ran = true; });
+			spin_until([&] { return ran.load(); });
+			if (i % 64 == 0)
+				fibers.join();
+		}
+	});
+}
+
+} // namespace

@@ -1,6 +1,7 @@
 /*
  * Timers with SIGEV_THREAD_ID: the signal comes to that thread, with its code, value and
- * overruns. Timers on a thread's CPU time. Timers end with fork.
+ * overruns. Timers on a thread's CPU time. Timers end with fork. Other signals that are
+ * sent by a thread's id.
  */
 #include "sig.h"
 
@@ -80,6 +81,18 @@ static void to_each(void)
 		say("handled by %d, timer's %d, value %d", handled_by,
 			handled_code == SI_TIMER, handled_value);
 		OK(timer_delete(t));
+	}
+	/* A process may be named by any of its threads; that one is asked first. */
+	for (int i = 0; i < 3; i++) {
+		handled = 0;
+		if (i < 2)
+			OK(kill(tids[i], SIGRTMIN + 1));
+		else
+			OK(sigqueue(tids[i], SIGRTMIN + 1, (union sigval){66}));
+		while (!handled)
+			usleep(500);
+		say("killed %d: handled by %d, code %d, value %d", i, handled_by,
+			handled_code, i == 2 ? handled_value : 0);
 	}
 	pthread_barrier_wait(&gate);
 	for (int i = 0; i < 3; i++)
@@ -184,6 +197,26 @@ static void refused(void)
 	say("no such clock: %s", RESULT(timer_create(55, &ev, &t)));
 }
 
+/* Signal-driven input for the main thread, by its id. */
+static void input(void)
+{
+	struct f_owner_ex owner = {F_OWNER_TID, gettid()};
+	int fds[2];
+
+	OK(pipe(fds));
+	OK(fcntl(fds[0], F_SETSIG, SIGRTMIN + 1));
+	OK(fcntl(fds[0], F_SETOWN_EX, &owner));
+	OK(fcntl(fds[0], F_SETFL, O_ASYNC | O_NONBLOCK));
+	handled = 0;
+	CHECK(write(fds[1], "x", 1) == 1);
+	while (!handled)
+		usleep(500);
+	say("input: handled by %d, code %d", handled_by, handled_code == POLL_IN);
+	OK(fcntl(fds[0], F_SETFL, O_NONBLOCK));
+	close(fds[0]);
+	close(fds[1]);
+}
+
 static void *forks(void *arg)
 {
 	timer_t t = make(CLOCK_MONOTONIC, SIGRTMIN + 1, gettid(), 5);
@@ -212,6 +245,7 @@ int main(void)
 	on_thread(profiled, (void *)1);
 	on_thread(by_process, NULL);
 	refused();
+	input();
 	on_thread(forks, NULL);
 	return 0;
 }

@@ -1261,10 +1261,12 @@ void receives_race(const Config &config)
 
 				for (int k = 0; k < n; k++) {
 					char c = (char)k;
-					/* Around the time-out, which the kernel rounds up to jiffies. */
 					if (random.one_in(20))
 						weft_sleep_until(
-							weft_now_ns() + random.below(12000) * 1000);
+							weft_now_ns() + random.below(6000) * 1000);
+					/* Silence until it has happened. */
+					while (k == n / 2 && (!timed_out || !interrupted))
+						weft_sleep_until(in_ms(1));
 					ASSERT_EQ(do_send(pairs[(size_t)i]->out(), &c, 1), 1);
 				}
 			});
@@ -1273,6 +1275,9 @@ void receives_race(const Config &config)
 			Random random(77);
 
 			while (running) {
+				/* Long enough for a time-out, which the kernel rounds up. */
+				if (random.one_in(50))
+					weft_sleep_until(in_ms(12));
 				weft_sig_send_thread(tids[random.below(PAIRS)], SIGUSR1, nullptr);
 				weft_sleep_until(weft_now_ns() + random.below(100) * 1000);
 			}

@@ -157,7 +157,7 @@ static void dispatch_fiber(struct weft_call *c)
 			return;
 		}
 		interrupted = ret == -EINTR || ret == WEFT_RESTART_ALWAYS ||
-			ret == WEFT_RESTART_NEVER;
+			      ret == WEFT_RESTART_NEVER;
 		if (likely(!interrupted && !weft_signals_attention(c->fiber)))
 			break;
 		d = weft_signals_deliver(r);

@@ -411,7 +411,8 @@ long sys_epoll_pwait2(struct weft_call *c)
 
 /* ---- descriptors ---------------------------------------------------------- */
 
-/* weft's own descriptors do not exist for the program, also when it closes every number. */
+/* weft's own descriptors do not exist for the program, also when it closes every number.
+ */
 long sys_close(struct weft_call *c)
 {
 	if (weft_runtime_owns_fd((int)ARG1(c)))

@@ -98,8 +98,7 @@ long sys_kill(struct weft_call *c)
 {
 	if (!own_thread((int)ARG1(c)))
 		return WEFT_RAW;
-	return to_process(
-		c, weft_sig_send_process((int)ARG1(c), (int)ARG2(c), NULL));
+	return to_process(c, weft_sig_send_process((int)ARG1(c), (int)ARG2(c), NULL));
 }
 
 long sys_rt_sigqueueinfo(struct weft_call *c)

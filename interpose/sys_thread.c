@@ -168,8 +168,9 @@ long sys_execve(struct weft_call *c)
 	 * The kernel thread takes the fiber's attributes, which may need a privilege to
 	 * be undone: not for what cannot be executed (PATH is searched by trying).
 	 */
-	bool there = c->regs->rax != SYS_execve ||
-		     !weft_sys4(SYS_faccessat2, AT_FDCWD, (long)ARG1(c), X_OK, AT_EACCESS);
+	bool there =
+		c->regs->rax != SYS_execve ||
+		!weft_sys4(SYS_faccessat2, AT_FDCWD, (long)ARG1(c), X_OK, AT_EACCESS);
 
 	weft_signals_before_exec();
 	if (there)
@@ -385,7 +386,8 @@ long sys_futex(struct weft_call *c)
 			n = wait_shared(c, word, val, bitset, deadline);
 		else
 			n = weft_futex_wait(word, val, bitset, false, deadline);
-		/* With a time-out it never restarts, whatever futex(2) says (measured). */
+		/* With a time-out it never restarts, whatever futex(2) says (measured).
+		 */
 		return n == -EINTR && t ? WEFT_RESTART_NEVER : n;
 	case FUTEX_WAKE_BITSET:
 		bitset = (uint32_t)ARG6(c);
@@ -425,8 +427,9 @@ long sys_futex(struct weft_call *c)
 			return -EINVAL;
 		if (t)
 			deadline = weft_deadline_of(
-				cmd == FUTEX_LOCK_PI || op & FUTEX_CLOCK_REALTIME ? CLOCK_REALTIME
-										  : CLOCK_MONOTONIC,
+				cmd == FUTEX_LOCK_PI || op & FUTEX_CLOCK_REALTIME
+					? CLOCK_REALTIME
+					: CLOCK_MONOTONIC,
 				t);
 		n = weft_futex_lock_pi(word, deadline);
 		return n == -EINTR ? WEFT_RESTART_ALWAYS : n;

@@ -196,8 +196,36 @@ static int duplicate(int fd)
 }
 
 /*
+ * An operation that is queued names its file by number; only once the kernel has
+ * taken it does it hold the file. Our own ring is submitted here; another carrier
+ * submits its own within its next few switches, or at its tick.
+ */
+static void wait_submitted(struct fiber *f)
+{
+	uint64_t give_up = 0;
+
+	for (;;) {
+		struct carrier *c = load_seq_cst(&f->io_carrier);
+
+		if (!c || weft_ring_submitted(c->ring, load_relaxed(&f->io_mark)))
+			return;
+		if (c == (struct carrier *)weft_rdgsbase()) {
+			weft_ring_submit(c->ring);
+			return;
+		}
+		/* It may be blocked in something that waits for this very close. */
+		if (!give_up)
+			give_up = weft_now_ns() + 20000000;
+		else if (weft_now_ns() > give_up)
+			return;
+		weft_sys0(SYS_sched_yield);
+	}
+}
+
+/*
  * The numbers first..last are about to be closed or to mean something else. A
- * fiber that waits for one of them keeps its file under another number, which it
+ * fiber that waits for one of them keeps its file: an operation of the ring holds it,
+ * and for a call that will be made after the wait it gets another number, which it
  * finds when it wakes up (weft_io_wait_ready) and closes when its call ends.
  */
 void weft_io_closing(unsigned first, unsigned last)
@@ -210,6 +238,9 @@ void weft_io_closing(unsigned first, unsigned last)
 		int fd = load_seq_cst(&f->io_fd), to;
 
 		if (fd < 0 || (unsigned)fd < first || (unsigned)fd > last)
+			continue;
+		wait_submitted(f);
+		if (f->io_direct)
 			continue;
 		to = duplicate(fd);
 		/* It woke up meanwhile: then its call ends now, with this file still. */

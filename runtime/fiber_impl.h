@@ -59,9 +59,9 @@ struct futex_waiter {
 /* A fiber's CPU time; see accounting.c. All of it belongs to the lock. */
 struct cpu_account {
 	struct weft_lock lock;
-	struct carrier *on; /* a slice has begun there, or NULL */
-	uint64_t begun;     /* that carrier's CPU clock then */
-	uint64_t sum;       /* of the slices that ended */
+	struct carrier *on;          /* a slice has begun there, or NULL */
+	uint64_t begun;              /* that carrier's CPU clock then */
+	uint64_t sum;                /* of the slices that ended */
 	uint64_t last, user, system; /* what was reported */
 };
 
@@ -94,6 +94,8 @@ struct fiber {
 	uint8_t io_how;        /* enum weft_wake to report */
 	uint64_t io_bits;      /* which of them are still in the ring */
 	int io_fd;             /* (a) the number it waits for, or -1 */
+	bool io_direct;        /* (o) the ring makes the call itself, on its file */
+	unsigned io_mark;      /* (a) its operation is in the kernel from here on */
 	int again_fd;          /* (o) where it saw EAGAIN last, or -1 */
 	uint16_t again_events; /* (o) … and for what */
 
@@ -173,10 +175,10 @@ struct carrier {
 	unsigned ticks;  /* fibers taken; every so often the carrier looks outside */
 	unsigned yields; /* yields with nobody to yield to */
 	int stuck;       /* (a) one fiber has run for 10 ms while others wait here */
-	uint64_t tick_switches; /* (o) the switch counter at the last tick */
+	uint64_t tick_switches;  /* (o) the switch counter at the last tick */
 	uint64_t cpu_sampled_at; /* (o) its kernel thread's CPU clock at the last tick */
 	uint64_t cpu_sampled_switches; /* (o) the switch counter then */
-	uint64_t backlog_tsc;   /* since when there is more work than this carrier */
+	uint64_t backlog_tsc; /* since when there is more work than this carrier */
 	uint64_t rng;
 
 	uint64_t counters[WEFT_COUNTERS];
@@ -189,8 +191,8 @@ struct carrier {
 	uint32_t broadcast_done; /* (o) last call made for all threads */
 	int event_fd;
 	uint64_t event_value;
-	int lives;                   /* (a) the kernel clears it when its thread is gone */
-	int tick;                    /* (c) its timer, if has_tick */
+	int lives; /* (a) the kernel clears it when its thread is gone */
+	int tick;  /* (c) its timer, if has_tick */
 	bool has_tick;
 	struct carrier *helper_next; /* (idle lock) */
 	struct carrier *all_next;    /* (c) every helper ever made */
@@ -214,6 +216,16 @@ static inline struct carrier *weft_carrier_self(void)
 
 	__asm__ volatile("movq %%gs:%c1, %0" : "=r"(c) : "i"(WEFT_GS_SELF));
 	return c;
+}
+
+/* The calling fiber, where only fibers come. */
+static inline struct fiber *weft_fiber_here(void)
+{
+	struct fiber *f = weft_fiber_self();
+
+	if (!f)
+		__builtin_unreachable();
+	return f;
 }
 
 #define weft_count(c, id)        counter_inc(&(c)->counters[WEFT_COUNTER_##id])

@@ -338,7 +338,8 @@ long weft_futex_requeue(uint32_t *word, int wake, int move, uint32_t *to,
 	}
 	unlock_two(from_b, to_b);
 	weft_futex_unpark(woken, n);
-	/* Both count, for REQUEUE too, whatever futex(2) says (kernel/futex/requeue.c). */
+	/* Both count, for REQUEUE too, whatever futex(2) says (kernel/futex/requeue.c).
+	 */
 	return n + moved;
 }
 
@@ -356,7 +357,7 @@ static long apply_op(uint32_t *word, uint32_t op, bool *ret_true)
 	if (op >> 31) { /* FUTEX_OP_OPARG_SHIFT */
 		if (oparg < 0 || oparg > 31)
 			oparg &= 31;
-		oparg = 1 << oparg;
+		oparg = (int32_t)(1u << oparg);
 	}
 	old = check;
 	do {
@@ -506,7 +507,8 @@ void weft_futex_walk_robust(void *head, size_t len, int tid)
 void weft_futex_walk_all_robust(void)
 {
 	for (uint32_t i = 0; i < load_acquire(&weft_rt.fresh); i++) {
-		struct fiber *f = &weft_rt.chunk[i / WEFT_FIBER_CHUNK][i % WEFT_FIBER_CHUNK];
+		struct fiber *f =
+			&weft_rt.chunk[i / WEFT_FIBER_CHUNK][i % WEFT_FIBER_CHUNK];
 		int tid = load_acquire(&f->tid);
 
 		if (tid && f->robust_head)

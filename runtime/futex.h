@@ -32,7 +32,8 @@ long weft_futex_wake_op(
 long weft_futex_lock_pi(uint32_t *word, uint64_t deadline_ns);
 long weft_futex_trylock_pi(uint32_t *word);
 long weft_futex_unlock_pi(uint32_t *word);
-/* What the kernel does to a dead thread's robust list (kernel/futex/core.c, exit_robust_list). */
+/* What the kernel does to a dead thread's robust list (kernel/futex/core.c,
+ * exit_robust_list). */
 
 void weft_futex_walk_robust(void *head, size_t len, int tid);
 /* The same for every fiber: the process is about to end. */

@@ -29,8 +29,7 @@ static struct futex_waiter *first_waiter(
 	struct futex_waiter *first = NULL;
 
 	*ret_more = false;
-	list_for_each(l, &b->waiters)
-	{
+	list_for_each (l, &b->waiters) {
 		struct futex_waiter *w = container_of(l, struct futex_waiter, link);
 
 		if (w->addr != addr || !w->pi)
@@ -54,7 +53,7 @@ static long acquire(uint32_t *word, int tid, bool waiters)
 		return r;
 	while (!(now & FUTEX_TID_MASK)) {
 		uint32_t mine = (uint32_t)tid | (now & FUTEX_OWNER_DIED) |
-			(waiters ? FUTEX_WAITERS : 0);
+				(waiters ? FUTEX_WAITERS : 0);
 
 		if (cas_seq_cst(word, &now, mine))
 			return 0;
@@ -144,7 +143,8 @@ static long wait_native(uint32_t *word, uint64_t deadline)
 	struct futex_waiter w = {
 		.addr = (uintptr_t)word, .pi = true, .tid = (int)weft_sys0(SYS_gettid)};
 	struct futex_bucket *b = weft_futex_bucket(w.addr);
-	struct timespec ts = {(time_t)(deadline / 1000000000u), (long)(deadline % 1000000000u)};
+	struct timespec ts = {
+		(time_t)(deadline / 1000000000u), (long)(deadline % 1000000000u)};
 	long r;
 
 	weft_futex_lock(b);
@@ -157,7 +157,8 @@ static long wait_native(uint32_t *word, uint64_t deadline)
 	weft_unlock(&b->lock);
 	r = 0;
 	while (!load_acquire(&w.word)) {
-		r = weft_sys6(SYS_futex, (long)&w.word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, 0,
+		r = weft_sys6(SYS_futex, (long)&w.word,
+			FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, 0,
 			deadline == WEFT_NO_DEADLINE ? 0 : (long)&ts, 0,
 			FUTEX_BITSET_MATCH_ANY);
 		if (r == -ETIMEDOUT)
@@ -211,7 +212,7 @@ static void hand_over(
 		 * that has given up meanwhile is passed over.
 		 */
 		store_seq_cst(word, (uint32_t)tid | (more ? FUTEX_WAITERS : 0) |
-				(nobody & FUTEX_OWNER_DIED));
+					    (nobody & FUTEX_OWNER_DIED));
 		if (weft_futex_take(w, tail))
 			return;
 	}

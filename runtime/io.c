@@ -108,6 +108,7 @@ static bool op_commit(struct fiber *f, void *arg)
 
 	f->io_cancelled = 0;
 	submit(c, f, op);
+	store_relaxed(&f->io_mark, weft_ring_mark(c->ring));
 	weft_timer_arm(f, op->deadline);
 	/* [attention-open] as in weft_park_open, with the cancel as the claim. */
 	store_seq_cst(&f->io_carrier, c);
@@ -116,17 +117,30 @@ static bool op_commit(struct fiber *f, void *arg)
 	return true;
 }
 
-/* Parks for op: its result, -ETIMEDOUT or -EINTR. */
-static long op_wait(struct op *op, enum weft_park_reason reason)
+/*
+ * Parks for op: its result, -ETIMEDOUT or -EINTR. While it waits for one descriptor
+ * its number is marked (weft_io_closing); *ret_fd is the number afterwards.
+ */
+static long op_wait(struct op *op, enum weft_park_reason reason, int *ret_fd)
 {
 	struct fiber *f = weft_fiber_self();
 	enum weft_wake how;
 
 	weft_count(weft_carrier_self(), IO_PARKS);
+	if (op->fd >= 0) {
+		weft_fd_busy(op->fd, 1);
+		f->io_direct = op->kind != OP_POLL;
+		store_seq_cst(&f->io_fd, op->fd);
+	}
 	f->interruptible = 1;
 	how = weft_park(reason, op_commit, op);
 	f->interruptible = 0;
 	weft_timer_disarm(f);
+	*ret_fd = op->fd;
+	if (op->fd >= 0) {
+		*ret_fd = xchg_seq_cst(&f->io_fd, -1);
+		weft_fd_busy(op->fd, -1);
+	}
 	switch (how) {
 	case WEFT_WAKE_TIMEOUT:
 		return -ETIMEDOUT;
@@ -142,15 +156,9 @@ long weft_io_wait_ready(struct weft_held *h, unsigned events, uint64_t deadline,
 {
 	struct op op = {
 		.kind = OP_POLL, .fd = h->fd, .events = events, .deadline = deadline};
-	struct fiber *f = weft_fiber_self();
 	int fd;
-	long r;
+	long r = op_wait(&op, reason, &fd);
 
-	weft_fd_busy(h->fd, 1);
-	store_seq_cst(&f->io_fd, h->fd);
-	r = op_wait(&op, reason);
-	fd = xchg_seq_cst(&f->io_fd, -1);
-	weft_fd_busy(h->fd, -1);
 	if (unlikely(fd != h->fd)) {
 		h->fd = fd;
 		h->moved = true;
@@ -161,10 +169,13 @@ long weft_io_wait_ready(struct weft_held *h, unsigned events, uint64_t deadline,
 long weft_io_wait_many(
 	struct pollfd *fds, unsigned n, uint64_t deadline, enum weft_park_reason reason)
 {
-	struct op op = {
-		.kind = OP_POLL_MANY, .fds = fds, .count = n, .deadline = deadline};
+	struct op op = {.kind = OP_POLL_MANY,
+		.fd = -1,
+		.fds = fds,
+		.count = n,
+		.deadline = deadline};
 
-	return op_wait(&op, reason);
+	return op_wait(&op, reason, &(int){0});
 }
 
 long weft_io_ring_recv(int fd, void *buf, size_t len)
@@ -175,7 +186,7 @@ long weft_io_ring_recv(int fd, void *buf, size_t len)
 		.count = len < 1u << 30 ? (unsigned)len : 1u << 30,
 		.deadline = WEFT_NO_DEADLINE};
 
-	return op_wait(&op, WEFT_REASON_READ);
+	return op_wait(&op, WEFT_REASON_READ, &(int){0});
 }
 
 void weft_io_pretend_to_block(int fd, unsigned events)
@@ -192,12 +203,13 @@ long weft_io_futex_shared(
 	uint32_t *word, uint32_t val, uint32_t bitset, uint64_t deadline_ns)
 {
 	struct op op = {.kind = OP_FUTEX,
+		.fd = -1,
 		.addr = word,
 		.count = val,
 		.events = bitset,
 		.deadline = deadline_ns};
 
-	return op_wait(&op, WEFT_REASON_FUTEX);
+	return op_wait(&op, WEFT_REASON_FUTEX, &(int){0});
 }
 
 /* ---- connections ---------------------------------------------------------- */
@@ -221,7 +233,7 @@ long weft_io_accept(int fd, void *addr, void *addrlen, int flags)
 		.addrlen = addrlen,
 		.flags = flags,
 		.deadline = weft_fd_deadline(fd, SO_RCVTIMEO)};
-	long r = op_wait(&op, WEFT_REASON_ACCEPT);
+	long r = op_wait(&op, WEFT_REASON_ACCEPT, &(int){0});
 
 	if (r == -EINTR && op.deadline != WEFT_NO_DEADLINE)
 		return WEFT_RESTART_NEVER;
@@ -237,18 +249,19 @@ long weft_io_connect(int fd, const void *addr, unsigned len)
 		.addr = (void *)(uintptr_t)addr,
 		.count = len,
 		.deadline = weft_fd_deadline(fd, SO_SNDTIMEO)};
-	long r = op_wait(&op, WEFT_REASON_CONNECT);
+	long r = op_wait(&op, WEFT_REASON_CONNECT, &(int){0});
 	int value = 0;
 	socklen_t size = sizeof value;
 
 	if (r == -EALREADY) {
-		/* A connection under way, e.g. after a signal: a blocking call waits for it. */
+		/* A connection under way, e.g. after a signal: a blocking call waits for
+		 * it. */
 		struct weft_held file = {fd, false};
 
 		r = weft_io_wait_ready(&file, POLLOUT, op.deadline, WEFT_REASON_CONNECT);
 		if (r >= 0) {
-			weft_sys5(SYS_getsockopt, file.fd, SOL_SOCKET, SO_ERROR, (long)&value,
-				(long)&size);
+			weft_sys5(SYS_getsockopt, file.fd, SOL_SOCKET, SO_ERROR,
+				(long)&value, (long)&size);
 			r = -value;
 		}
 		weft_held_release(&file);

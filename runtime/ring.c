@@ -163,6 +163,23 @@ static struct io_uring_sqe *next_sqe(struct weft_ring *r)
 	return sqe;
 }
 
+unsigned weft_ring_mark(const struct weft_ring *r)
+{
+	return r->ring.sq.sqe_tail;
+}
+
+/* The kernel moves the head when it has taken what was submitted. */
+bool weft_ring_submitted(const struct weft_ring *r, unsigned mark)
+{
+	return (int)(load_acquire(r->ring.sq.khead) - mark) >= 0;
+}
+
+/* On the ring's own carrier, also from a fiber. */
+void weft_ring_submit(struct weft_ring *r)
+{
+	io_uring_submit(&r->ring);
+}
+
 void weft_ring_arm_event(struct weft_ring *r, int fd, uint64_t *value)
 {
 	struct io_uring_sqe *sqe = next_sqe(r);

@@ -76,7 +76,7 @@ static void free_carriers(void)
 		weft_carrier_free(weft_rt.carrier[i]);
 		weft_rt.carrier[i] = NULL;
 	}
-	weft_rt.carriers = 0;
+	store_release(&weft_rt.carriers, 0);
 }
 
 int weft_runtime_start(const struct weft_config *config, const char **ret_what)
@@ -132,22 +132,23 @@ int weft_runtime_start(const struct weft_config *config, const char **ret_what)
 		goto out_main;
 	weft_carrier_enter(home);
 	weft_ring_arm_event(home->ring, home->event_fd, &home->event_value);
-	rt->carriers = n;
+	/* Carriers look at each other's queues: each is listed once it runs. */
+	store_release(&rt->carriers, 1);
 	store_release(&rt->running, true);
 
 	*ret_what = "a carrier's kernel thread";
 	for (unsigned i = 1; i < n; i++) {
 		err = weft_carrier_spawn(rt->carrier[i], carrier_main);
-		if (err && i == 1)
+		if (!err) {
+			store_release(&rt->carriers, i + 1);
+			continue;
+		}
+		if (i == 1)
 			goto out_running;
-		if (err) {
-			/* Fewer carriers are fewer cores, not another behaviour. */
-			rt->carriers = i;
-			for (unsigned k = i; k < n; k++) {
-				weft_carrier_free(rt->carrier[k]);
-				rt->carrier[k] = NULL;
-			}
-			break;
+		/* Fewer carriers are fewer cores, not another behaviour. */
+		for (; i < n; i++) {
+			weft_carrier_free(rt->carrier[i]);
+			rt->carrier[i] = NULL;
 		}
 	}
 	*ret_what = NULL;

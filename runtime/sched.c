@@ -47,7 +47,7 @@ static struct fiber *runq_pop(struct runq *q)
 	uint32_t h = load_acquire(&q->head);
 
 	for (;;) {
-		if (h == q->tail)
+		if (h == load_acquire(&q->tail)) /* [runq-tail] */
 			return NULL;
 		struct fiber *f = load_relaxed(&q->slot[h % RUNQ_SIZE]);
 
@@ -56,9 +56,12 @@ static struct fiber *runq_pop(struct runq *q)
 	}
 }
 
+/* May be asked by others: head first, which only grows towards the later tail. */
 static uint32_t runq_length(const struct runq *q)
 {
-	return load_relaxed(&q->tail) - load_relaxed(&q->head);
+	uint32_t head = load_acquire(&q->head);
+
+	return load_acquire(&q->tail) - head;
 }
 
 /* The spill is where a full queue overflows to, e.g. a broadcast to 100,000. */

@@ -16,8 +16,8 @@ struct runtime {
 	unsigned carriers;                          /* (a) grows */
 	struct carrier *carrier[WEFT_CARRIERS_MAX]; /* (c) */
 	unsigned sleepers;                          /* (a) carriers asleep */
-	struct weft_lock threads_lock;          /* while a kernel thread is made and listed */
-	struct carrier *helpers; /* every helper ever made, for the stats */
+	struct weft_lock threads_lock; /* while a kernel thread is made and listed */
+	struct carrier *helpers;       /* every helper ever made, for the stats */
 	struct fiber *main_fiber;
 	int pid;
 	uint32_t tid_offset; /* (c) where this process's virtual ids begin */
@@ -93,6 +93,10 @@ void weft_ring_recv(
 void weft_ring_futex_wait(struct weft_ring *r, uint32_t *word, uint32_t val,
 	uint32_t bitset, uint64_t user_data);
 void weft_ring_cancel(struct weft_ring *r, uint64_t target);
+/* What has been queued so far, and whether the kernel has taken all of it. */
+unsigned weft_ring_mark(const struct weft_ring *r);
+bool weft_ring_submitted(const struct weft_ring *r, unsigned mark);
+void weft_ring_submit(struct weft_ring *r);
 bool weft_ring_pending(const struct weft_ring *r); /* something to submit or reap */
 bool weft_ring_reap(struct carrier *c);            /* what is there already */
 void weft_ring_flush(struct carrier *c);           /* submit, run task work, reap */

@@ -721,7 +721,7 @@ static void deliver_one(struct fiber *f, const struct weft_ksigaction *act, int 
 
 enum weft_delivered weft_signals_deliver(struct weft_regs *regs)
 {
-	struct fiber *f = weft_fiber_self();
+	struct fiber *f = weft_fiber_here();
 	enum weft_delivered how = WEFT_DELIVERED_NONE;
 	unsigned char info[INFO_SIZE] __attribute__((aligned(8)));
 	struct weft_ksigaction act;
@@ -742,7 +742,7 @@ struct fiber *weft_signals_async(struct async_frame *frame);
 /* Ordinary code of the interrupted fiber; called by weft_signal_trampoline. */
 __attribute__((used)) struct fiber *weft_signals_async(struct async_frame *frame)
 {
-	struct fiber *f = weft_fiber_self();
+	struct fiber *f = weft_fiber_here();
 	unsigned char info[INFO_SIZE] __attribute__((aligned(8)));
 	struct weft_ksigaction act;
 	struct carrier *c;
@@ -1073,7 +1073,7 @@ long weft_sig_action(int sig, const struct weft_ksigaction *act,
 
 long weft_sig_procmask(int how, const uint64_t *set, uint64_t *old, size_t size)
 {
-	struct fiber *f = weft_fiber_self();
+	struct fiber *f = weft_fiber_here();
 	uint64_t was = f->sig.mask, arg;
 
 	if (size != 8)
@@ -1095,7 +1095,7 @@ long weft_sig_procmask(int how, const uint64_t *set, uint64_t *old, size_t size)
 
 long weft_sig_pending(uint64_t *set, size_t size)
 {
-	struct fiber *f = weft_fiber_self();
+	struct fiber *f = weft_fiber_here();
 	uint64_t kernel = 0;
 
 	if (size > 8)
@@ -1128,7 +1128,7 @@ static long wait_for_signal(struct fiber *f)
 
 void weft_sig_mask_begin(uint64_t mask)
 {
-	struct fiber *f = weft_fiber_self();
+	struct fiber *f = weft_fiber_here();
 
 	f->sig.saved_mask = f->sig.mask;
 	f->sig.has_saved = true;
@@ -1138,7 +1138,7 @@ void weft_sig_mask_begin(uint64_t mask)
 
 void weft_sig_mask_end(void)
 {
-	struct fiber *f = weft_fiber_self();
+	struct fiber *f = weft_fiber_here();
 
 	if (!f->sig.has_saved)
 		return;
@@ -1190,7 +1190,7 @@ static long timedwait_plain(void *arg)
 long weft_sig_timedwait(
 	const uint64_t *set, void *info, const struct timespec *timeout, size_t size)
 {
-	struct fiber *f = weft_fiber_self();
+	struct fiber *f = weft_fiber_here();
 	struct timedwait_call call = {
 		.attention = &f->attention, .deadline = WEFT_NO_DEADLINE};
 	unsigned char buf[INFO_SIZE] __attribute__((aligned(8)));
@@ -1259,7 +1259,7 @@ long weft_sig_timedwait(
 
 long weft_sig_altstack(const void *ss, void *old, uintptr_t sp)
 {
-	struct fiber *f = weft_fiber_self();
+	struct fiber *f = weft_fiber_here();
 	struct sigstate *s = &f->sig;
 	bool on = !(s->alt_flags & SS_DISABLE) && sp > s->alt_sp &&
 		  sp <= s->alt_sp + s->alt_size;
@@ -1351,7 +1351,7 @@ long weft_sig_send_process(int id, int sig, const void *info)
 
 void weft_signals_raise_pipe(void)
 {
-	struct fiber *f = weft_fiber_self();
+	struct fiber *f = weft_fiber_here();
 	unsigned char info[INFO_SIZE] __attribute__((aligned(8)));
 
 	make_info(info, SIGPIPE, SI_USER);
@@ -1486,9 +1486,8 @@ int weft_signals_start(void)
 	if (!receiver)
 		return -ENOMEM;
 	for (int sig = 1; sig <= SIGNALS; sig++)
-		if (!(BIT(sig) & UNBLOCKABLE) &&
-			((uintptr_t)table[sig].handler > IGN || sig == SIGSEGV ||
-				sig == SIGBUS))
+		if (!(BIT(sig) & UNBLOCKABLE) && ((uintptr_t)table[sig].handler > IGN ||
+							 sig == SIGSEGV || sig == SIGBUS))
 			install_for(sig);
 	install(KICK, SA_RESTART);
 	install(KICK_EINTR, 0);
@@ -1531,7 +1530,7 @@ void weft_signals_stop(void)
 /* In a fork child (lock held since before the fork), still on fiber f's stack. */
 void weft_signals_forget(void)
 {
-	struct fiber *f = weft_fiber_self();
+	struct fiber *f = weft_fiber_here();
 
 	restore_kernel(f);
 	store_relaxed(&f->attention, 0);

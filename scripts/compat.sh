@@ -64,7 +64,7 @@ epoll_wait|readiness|the epoll descriptor itself is waited for
 epoll_pwait|readiness|as epoll_wait; the mask is swapped with the wait
 epoll_pwait2|readiness|as epoll_pwait
 nanosleep|timer|zero: lets others run
-clock_nanosleep|timer|CPU-time and alarm clocks: offloaded
+clock_nanosleep|timer|a fiber's CPU time: looked at again and again; other CPU-time and alarm clocks: offloaded
 futex|table|shared with other processes: in the ring from Linux 6.7, offloaded before; priority inheritance: ENOSYS
 rt_sigsuspend|signal|
 pause|signal|
@@ -79,14 +79,36 @@ execve||the kernel's, with the fiber's own signal mask
 execveat||as execve
 gettid||the main thread's is the process id, others are above 4,194,304
 rseq||ENOSYS
-prctl||PR_SET_NAME and PR_GET_NAME are the fiber's; others are the kernel's, made on the carrier
-sched_getaffinity||of another fiber: the carrier's
-sched_getscheduler||of another fiber: the carrier's
-sched_getparam||of another fiber: the carrier's
-sched_getattr||of another fiber: the carrier's
-sched_setaffinity||checked, counted, without effect
-sched_setscheduler||counted, without effect
-sched_setparam||counted, without effect
+prctl||PR_SET_NAME, PR_GET_NAME, PR_SET_TIMERSLACK and PR_GET_TIMERSLACK are the fiber's; others are the kernel's, made on the carrier
+get_robust_list||
+sched_getaffinity||the fiber's own once it was set; else the carrier's, all of which are alike
+sched_setaffinity||checked by the kernel, kept, read back, inherited; without effect on where a fiber runs
+sched_getscheduler||as sched_getaffinity
+sched_getparam||as sched_getaffinity
+sched_getattr||as sched_getaffinity
+sched_rr_get_interval||of the fiber's policy
+sched_setscheduler||as sched_setaffinity
+sched_setparam||as sched_setaffinity
+sched_setattr||as sched_setaffinity
+getpriority||PRIO_PROCESS with 0 or a fiber's id: the fiber's
+setpriority||PRIO_PROCESS: as sched_setaffinity; PRIO_PGRP: of this process, its main thread; PRIO_USER: the kernel threads
+ioprio_get||as getpriority
+ioprio_set||as sched_setaffinity
+clock_gettime||of threads' CPU time: the fiber's; others: the kernel's
+clock_getres||as clock_gettime
+clock_settime||as clock_gettime: EPERM
+getrusage||RUSAGE_THREAD: the fiber's times and switches; faults and transfers are 0
+prlimit64||a fiber's id stands for the process; so for the five below
+kcmp||
+getpgid||
+getsid||
+process_vm_readv||
+process_vm_writev||
+timer_create||SIGEV_THREAD_ID with a fiber's id, and clocks of a fiber's CPU time: by way of weft; others: the kernel's
+timer_settime||
+timer_gettime||
+timer_getoverrun||
+timer_delete||
 setuid||on every kernel thread of weft's; so are the six below
 mmap||inside pthread_create: a stack from a slab; else the kernel's
 mprotect||inside pthread_create: a stack's guard; else the kernel's
@@ -104,7 +126,7 @@ waitid||unless WNOHANG
 flock||only when the lock is held
 msgrcv||only when nothing is there
 msgsnd||only when the queue is full
-open||a FIFO without a peer blocks the carrier
+open||a FIFO without a peer blocks the carrier; /proc/self/task/ID/comm of a fiber: its name, to be read
 ioctl||blocks the carrier if it blocks
 pread64||regular files block the carrier while they are read from a disk
 END
@@ -181,6 +203,7 @@ syscall_of() {
 	pthread_mutex_*) echo futex ;;
 	pthread_create | thrd_create) echo clone3 ;;
 	closefrom) echo close_range ;;
+	pthread_setname_np | pthread_getname_np) echo prctl ;;
 	*) echo "$1" ;;
 	esac
 }
@@ -189,7 +212,7 @@ for row in "${calls[@]}"; do
 	name=${row%% *}
 	case $row in
 	*\ THREAD) ;;
-	*\ IO | *\ PLAIN | *\ SLEEP | *\ SYNC)
+	*\ IO | *\ PLAIN | *\ SLEEP | *\ SYNC | *\ IDENT)
 		[ -n "${class[$(syscall_of "$name")]:-}" ] ||
 			problem "syscall_of() in this script does not know $name"
 		;;
@@ -236,6 +259,12 @@ front_door() {
 			fi
 			;;
 		SYNC) by="libc's own code; when it has to wait, $(in_words futex)" ;;
+		IDENT)
+			case $name in
+			clock_*) by='CPU time of fibers: kept by weft; other clocks: the vDSO' ;;
+			*) by="the fiber's name" ;;
+			esac
+			;;
 		THREAD)
 			case $name in
 			pthread_create | thrd_create) by='makes a fiber' ;;

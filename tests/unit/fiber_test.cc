@@ -151,8 +151,8 @@ TEST(Exit, StackAndTlsMayGoAtOnce)
 			static int alive;
 
 			tcb[0] = tcb[2] = (uintptr_t)tcb;
-			struct fiber *f =
-				weft_fiber_new(tcb, (uintptr_t)tcb, yield_and_exit, nullptr);
+			struct fiber *f = weft_fiber_new(
+				tcb, (uintptr_t)tcb, yield_and_exit, nullptr);
 			weft_fiber_in_weft(f, true);
 			store_release(&alive, weft_fiber_tid(f));
 			weft_fiber_set_clear_tid(f, &alive);

@@ -75,7 +75,7 @@ void catch_usr1()
 {
 	struct weft_ksigaction act = {};
 
-	act.handler = (void *)(void (*)(int))[](int) {};
+	act.handler = (void *)(void (*)(int))[](int){};
 	ASSERT_EQ(weft_sig_action(SIGUSR1, &act, nullptr, 8), 0);
 }
 
@@ -98,7 +98,8 @@ void stream(int in, int out, size_t total)
 	Fibers fibers;
 
 	fibers.start([&] {
-		EXPECT_EQ(do_write(out, sent.data(), total), (long)total) << "the whole of it";
+		EXPECT_EQ(do_write(out, sent.data(), total), (long)total)
+			<< "the whole of it";
 		OK(close(out));
 	});
 	fibers.start([&] {
@@ -106,7 +107,8 @@ void stream(int in, int out, size_t total)
 		Bytes buf(100000);
 
 		for (;;) {
-			long n = do_read(in, buf.data(), 1 + random.below(buf.size() - 1));
+			long n =
+				do_read(in, buf.data(), 1 + random.below(buf.size() - 1));
 
 			ASSERT_GE(n, 0);
 			if (!n)
@@ -155,7 +157,8 @@ TEST_P(EveryWay, VectorsArriveWholeAndInOrder)
 			Fibers fibers;
 
 			fibers.start([&] {
-				iovec v[50]; // more than the rest of a partial write may hold
+				iovec v[50]; // more than the rest of a partial write may
+					     // hold
 				size_t at = 0;
 
 				for (int i = 0; i < 50; i++) {
@@ -164,13 +167,16 @@ TEST_P(EveryWay, VectorsArriveWholeAndInOrder)
 					v[i] = {sent.data() + at, n};
 					at += n;
 				}
-				EXPECT_EQ(weft_io_write(p.out(), v, 50, WEFT_TRIED_NOT), 600000);
+				EXPECT_EQ(weft_io_write(p.out(), v, 50, WEFT_TRIED_NOT),
+					600000);
 			});
 			for (size_t at = 0; at < got.size();) {
-				iovec v[2] = {{got.data() + at, std::min<size_t>(7, got.size() - at)},
+				iovec v[2] = {{got.data() + at, std::min<size_t>(7,
+									got.size() - at)},
 					{nullptr, 0}};
 				v[1] = {got.data() + at + v[0].iov_len,
-					std::min<size_t>(9000, got.size() - at - v[0].iov_len)};
+					std::min<size_t>(
+						9000, got.size() - at - v[0].iov_len)};
 				long n = weft_io_read(p.in(), v, 2, WEFT_TRIED_NOT);
 
 				ASSERT_GT(n, 0);
@@ -192,7 +198,8 @@ TEST_P(EveryWay, ManyPairsPlayPingPong)
 		Fibers fibers;
 
 		for (int i = 0; i < PAIRS; i++)
-			pairs.push_back(std::make_unique<Pair>(i % 2 ? Pair::TCP : Pair::UNIX));
+			pairs.push_back(
+				std::make_unique<Pair>(i % 2 ? Pair::TCP : Pair::UNIX));
 		for (int i = 0; i < PAIRS; i++)
 			for (int side = 0; side < 2; side++)
 				fibers.start([&, i, side] {
@@ -201,14 +208,17 @@ TEST_P(EveryWay, ManyPairsPlayPingPong)
 
 					for (int k = 0; k < n; k++) {
 						if (side == 0) {
-							ASSERT_EQ(do_send(fd, &ball, 4), 4);
+							ASSERT_EQ(
+								do_send(fd, &ball, 4), 4);
 						}
 						uint32_t before = ball;
 						ASSERT_EQ(do_recv(fd, &ball, 4), 4);
-						ASSERT_EQ(ball, side == 0 || k ? before + 1 : 0);
+						ASSERT_EQ(ball,
+							side == 0 || k ? before + 1 : 0);
 						ball++;
 						if (side == 1) {
-							ASSERT_EQ(do_send(fd, &ball, 4), 4);
+							ASSERT_EQ(
+								do_send(fd, &ball, 4), 4);
 						}
 					}
 				});
@@ -230,7 +240,8 @@ TEST(Transfer, FirstAttemptsSayWhatTheyFound)
 		set_nonblocking(p.in());
 		EXPECT_EQ(weft_io_try_recv(p.in(), buf, 8, 0), -EAGAIN);
 		EXPECT_EQ(weft_io_try_recv(-1, buf, 8, 0), -EBADF);
-		EXPECT_EQ(weft_io_try_read(0, buf, 8), WEFT_FULL_PATH) << "not known to be a socket";
+		EXPECT_EQ(weft_io_try_read(0, buf, 8), WEFT_FULL_PATH)
+			<< "not known to be a socket";
 		EXPECT_EQ(weft_io_try_write(p.out(), "abc", 3), 3) << "known by now";
 		p.shut(1);
 		EXPECT_EQ(weft_io_try_recv(p.in(), buf, 8, 0), 3);
@@ -254,9 +265,11 @@ TEST(Transfer, LearnedHabitsOnlyChangeTheWay)
 
 				likely += r == WEFT_LIKELY_BLOCKS;
 				if (r == WEFT_LIKELY_BLOCKS || r == WEFT_WOULD_BLOCK)
-					r = weft_io_recv(p.in(), &c, 1, 0, nullptr, nullptr,
-						r == WEFT_LIKELY_BLOCKS ? WEFT_TRIED_LIKELY
-									: WEFT_TRIED_BLOCKS);
+					r = weft_io_recv(p.in(), &c, 1, 0, nullptr,
+						nullptr,
+						r == WEFT_LIKELY_BLOCKS
+							? WEFT_TRIED_LIKELY
+							: WEFT_TRIED_BLOCKS);
 				ASSERT_EQ(r, 1);
 				ASSERT_EQ(c, (char)i);
 				received++;
@@ -266,10 +279,12 @@ TEST(Transfer, LearnedHabitsOnlyChangeTheWay)
 			for (int i = 0; i < 500; i++) {
 				char c = (char)i;
 
-				if (i < 200 || i > 300) // in between, data is always there
+				if (i < 200 ||
+					i > 300) // in between, data is always there
 					until([&] {
 						return received == i &&
-							is_parked(reader, WEFT_REASON_READ);
+						       is_parked(
+							       reader, WEFT_REASON_READ);
 					});
 				ASSERT_EQ(do_send(p.out(), &c, 1), 1);
 			}
@@ -286,7 +301,9 @@ TEST(Transfer, AReceiveOfTheLikelyKindHonoursONonblock)
 		char c;
 
 		set_nonblocking(p.in());
-		EXPECT_EQ(weft_io_recv(p.in(), &c, 1, 0, nullptr, nullptr, WEFT_TRIED_LIKELY), -EAGAIN);
+		EXPECT_EQ(weft_io_recv(
+				  p.in(), &c, 1, 0, nullptr, nullptr, WEFT_TRIED_LIKELY),
+			-EAGAIN);
 	});
 }
 
@@ -305,14 +322,18 @@ TEST(Transfer, EndOfFileAndBrokenPipe)
 				p.shut(0);
 				long r = do_write(p.out(), "x", 1);
 				if (r == 1) // TCP learns of it from the reset
-					until([&] { return (r = do_write(p.out(), "x", 1)) < 0; });
+					until([&] {
+						return (r = do_write(p.out(), "x", 1)) <
+						       0;
+					});
 				EXPECT_TRUE(r == -EPIPE || r == -ECONNRESET) << r;
-				/* Pending for this fiber, and not for the kernel thread. */
+				/* Pending for this fiber, and not for the kernel thread.
+				 */
 				uint64_t pending = 0;
 				syscall(SYS_rt_sigpending, &pending, 8);
 				EXPECT_FALSE(pending >> (SIGPIPE - 1) & 1);
 				EXPECT_TRUE(weft_signals_attention(weft_fiber_self()) ||
-					r == -ECONNRESET);
+					    r == -ECONNRESET);
 				struct weft_ksigaction ign = {};
 				ign.handler = (void *)1;
 				weft_sig_action(SIGPIPE, &ign, nullptr, 8);
@@ -439,7 +460,8 @@ TEST(Transfer, WaitallGathersOnStreams)
 			});
 			EXPECT_EQ(do_recv(p.in(), buf, 5, MSG_WAITALL), 5);
 			EXPECT_EQ(memcmp(buf, "abcde", 5), 0);
-			EXPECT_EQ(do_recv(p.in(), buf, 16, MSG_WAITALL), 3) << "up to the end";
+			EXPECT_EQ(do_recv(p.in(), buf, 16, MSG_WAITALL), 3)
+				<< "up to the end";
 			EXPECT_EQ(memcmp(buf, "fgh", 3), 0);
 		}
 	});
@@ -503,7 +525,8 @@ TEST(Transfer, LowWaterMarkIsHonoured)
 TEST(Transfer, DatagramsKeepTheirBordersAndAddresses)
 {
 	on_runtime({2}, [] {
-		int a = OK(socket(AF_INET, SOCK_DGRAM, 0)), b = OK(socket(AF_INET, SOCK_DGRAM, 0));
+		int a = OK(socket(AF_INET, SOCK_DGRAM, 0)),
+		    b = OK(socket(AF_INET, SOCK_DGRAM, 0));
 		sockaddr_in at = {}, from = {};
 		socklen_t len = sizeof at;
 		Fibers fibers;
@@ -515,8 +538,8 @@ TEST(Transfer, DatagramsKeepTheirBordersAndAddresses)
 		fibers.start([&] {
 			for (int i = 1; i <= 50; i++) {
 				Bytes d = pattern((size_t)i * 20);
-				EXPECT_EQ(weft_io_send(b, d.data(), d.size(), 0, &at, sizeof at,
-						  WEFT_TRIED_NOT),
+				EXPECT_EQ(weft_io_send(b, d.data(), d.size(), 0, &at,
+						  sizeof at, WEFT_TRIED_NOT),
 					(long)d.size());
 			}
 		});
@@ -550,7 +573,8 @@ TEST(Transfer, ADatagramSenderWaitsForAFullPeer)
 		fibers.start([&] {
 			for (int i = 0; i < n; i++) {
 				int got = -1;
-				ASSERT_EQ(do_recv(fd[0], &got, sizeof got), (long)sizeof got);
+				ASSERT_EQ(do_recv(fd[0], &got, sizeof got),
+					(long)sizeof got);
 				ASSERT_EQ(got, i);
 			}
 		});
@@ -664,7 +688,8 @@ TEST(Transfer, RegularFilesAndDirectoriesAreThePlainCalls)
 		close(fd);
 		EXPECT_EQ(do_read(-1, buf, 1), -EBADF);
 		EXPECT_EQ(do_write(999, buf, 1), -EBADF);
-		/* The number means something else now: the hint is wrong, the call right. */
+		/* The number means something else now: the hint is wrong, the call right.
+		 */
 		Pair p;
 		int number = p.in();
 		do_send(p.out(), "x", 1);
@@ -681,7 +706,8 @@ TEST(Transfer, BadBuffersGiveEfault)
 {
 	on_runtime({1}, [] {
 		Pair p;
-		char *bad = (char *)mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		char *bad = (char *)mmap(
+			nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 		EXPECT_EQ(do_send(p.out(), bad, 10), -EFAULT);
 		do_send(p.out(), "abc", 3);
@@ -716,7 +742,7 @@ TEST(Special, AnEventfdWriteThatDoesNotFitLetsTheReaderRun)
 		Fibers fibers;
 		uint64_t nearly = UINT64_MAX - 5, add = 10, got = 0;
 
-		OK(write(fd, &nearly, 8));
+		EXPECT_EQ(do_write(fd, &nearly, 8), 8);
 		fibers.start([&] { EXPECT_EQ(do_write(fd, &add, 8), 8); });
 		fibers.start([&] { EXPECT_EQ(do_read(fd, &got, 8), 8); });
 		fibers.join();
@@ -760,7 +786,8 @@ TEST(Special, AWriteLargerThanATerminalHoldsLetsTheReaderRun)
 
 		raw_pty(&master, &slave);
 		fibers.start([&] {
-			EXPECT_EQ(do_write(slave, sent.data(), sent.size()), (long)sent.size());
+			EXPECT_EQ(do_write(slave, sent.data(), sent.size()),
+				(long)sent.size());
 		});
 		fibers.start([&] {
 			char buf[5000];
@@ -789,7 +816,8 @@ TEST(Special, PipeWritesUpToPipeBufAreAtomic)
 				Bytes b(SIZE, (char)('a' + i));
 
 				for (int k = 0; k < N; k++)
-					ASSERT_EQ(do_write(p.out(), b.data(), SIZE), SIZE);
+					ASSERT_EQ(
+						do_write(p.out(), b.data(), SIZE), SIZE);
 			});
 		for (int i = 0; i < WRITERS * N; i++) {
 			Bytes b(SIZE);
@@ -836,12 +864,14 @@ TEST_P(EveryWay, ConnectionsMeet)
 					sockaddr_in from = {};
 					socklen_t len = sizeof from;
 					char c;
-					long fd = weft_io_accept(server, &from, &len, SOCK_CLOEXEC);
+					long fd = weft_io_accept(
+						server, &from, &len, SOCK_CLOEXEC);
 
 					ASSERT_GE(fd, 0);
 					EXPECT_EQ(len, sizeof from);
 					EXPECT_EQ(fcntl((int)fd, F_GETFD), FD_CLOEXEC);
-					EXPECT_EQ(fcntl((int)fd, F_GETFL) & O_NONBLOCK, 0);
+					EXPECT_EQ(
+						fcntl((int)fd, F_GETFL) & O_NONBLOCK, 0);
 					ASSERT_EQ(do_recv((int)fd, &c, 1), 1);
 					ASSERT_EQ(do_send((int)fd, &c, 1), 1);
 					close((int)fd);
@@ -874,7 +904,8 @@ TEST(Connect, ErrorsAreTheKernels)
 		EXPECT_EQ(weft_io_connect(fd, &at, sizeof at), -ECONNREFUSED);
 		EXPECT_EQ(weft_io_connect(-1, &at, sizeof at), -EBADF);
 		EXPECT_EQ(weft_io_connect(0, &at, sizeof at), -ENOTSOCK);
-		EXPECT_EQ(weft_io_accept(fd, nullptr, nullptr, 0), -EINVAL) << "does not listen";
+		EXPECT_EQ(weft_io_accept(fd, nullptr, nullptr, 0), -EINVAL)
+			<< "does not listen";
 		EXPECT_EQ(weft_io_accept(-1, nullptr, nullptr, 0), -EBADF);
 		close(fd);
 		server = listener(&at);
@@ -933,10 +964,14 @@ TEST_P(EveryWay, PollTellsWhatIsReady)
 				pairs.push_back(std::make_unique<Pair>());
 				fds.push_back({pairs[i]->in(), POLLIN, 99});
 			}
-			EXPECT_EQ(weft_io_poll(fds.data(), (unsigned)n, 0, WEFT_TRIED_NOT), 0);
+			EXPECT_EQ(
+				weft_io_poll(fds.data(), (unsigned)n, 0, WEFT_TRIED_NOT),
+				0);
 			EXPECT_EQ(fds[0].revents, 0);
 			uint64_t deadline = in_ms(3);
-			EXPECT_EQ(weft_io_poll(fds.data(), (unsigned)n, deadline, WEFT_TRIED_NOT), 0);
+			EXPECT_EQ(weft_io_poll(fds.data(), (unsigned)n, deadline,
+					  WEFT_TRIED_NOT),
+				0);
 			EXPECT_GE(weft_now_ns(), deadline);
 			fibers.start([&] {
 				weft_yield();
@@ -955,7 +990,8 @@ TEST(Poll, ErrorsHangupsAndIgnoredOnes)
 {
 	on_runtime({1}, [] {
 		Pair p, q;
-		pollfd fds[4] = {{-1, POLLIN, 7}, {999, POLLIN, 7}, {p.in(), 0, 7}, {q.in(), POLLIN, 7}};
+		pollfd fds[4] = {{-1, POLLIN, 7}, {999, POLLIN, 7}, {p.in(), 0, 7},
+			{q.in(), POLLIN, 7}};
 
 		EXPECT_EQ(weft_io_poll(fds, 4, WEFT_NO_DEADLINE, WEFT_TRIED_NOT), 1);
 		EXPECT_EQ(fds[0].revents, 0);
@@ -963,7 +999,8 @@ TEST(Poll, ErrorsHangupsAndIgnoredOnes)
 		Fibers fibers;
 		struct fiber *f = fibers.start([&] {
 			pollfd one = {p.in(), 0, 0};
-			EXPECT_EQ(weft_io_poll(&one, 1, WEFT_NO_DEADLINE, WEFT_TRIED_NOT), 1);
+			EXPECT_EQ(weft_io_poll(&one, 1, WEFT_NO_DEADLINE, WEFT_TRIED_NOT),
+				1);
 			EXPECT_EQ(one.revents, POLLHUP);
 		});
 		until([&] { return is_parked(f, WEFT_REASON_POLL); });
@@ -991,13 +1028,16 @@ TEST(Poll, WaitsInAllKindsOfFiles)
 			int in, out;
 			const char *data;
 			size_t n;
-		} files[] = {{pipe.in(), pipe.out(), "x", 1}, {tcp.in(), tcp.out(), "x", 1},
-			{slave, master, "x", 1}, {event, event, "12345678", 8}};
+		} files[] = {{pipe.in(), pipe.out(), "x", 1},
+			{tcp.in(), tcp.out(), "x", 1}, {slave, master, "x", 1},
+			{event, event, "12345678", 8}};
 		for (auto &file : files) {
 			Fibers fibers;
 			struct fiber *f = fibers.start([&] {
 				pollfd p = {file.in, POLLIN, 0};
-				EXPECT_EQ(weft_io_poll(&p, 1, WEFT_NO_DEADLINE, WEFT_TRIED_NOT), 1);
+				EXPECT_EQ(weft_io_poll(&p, 1, WEFT_NO_DEADLINE,
+						  WEFT_TRIED_NOT),
+					1);
 				EXPECT_EQ(p.revents, POLLIN);
 			});
 
@@ -1056,7 +1096,8 @@ TEST_P(EveryWay, SelectTellsWhatIsReady)
 		EXPECT_EQ(weft_io_select(0, nullptr, nullptr, nullptr, in_ms(2)), 0);
 		FD_ZERO(&in);
 		FD_SET(900, &in);
-		EXPECT_EQ(weft_io_select(901, &in, nullptr, nullptr, WEFT_NO_DEADLINE), -EBADF);
+		EXPECT_EQ(weft_io_select(901, &in, nullptr, nullptr, WEFT_NO_DEADLINE),
+			-EBADF);
 		EXPECT_EQ(weft_io_select(-1, nullptr, nullptr, nullptr, 0), -EINVAL);
 	});
 }
@@ -1086,7 +1127,8 @@ TEST_P(EveryWay, EpollWaitsForItsEvents)
 			EXPECT_EQ(got[0].data.u32, 2u);
 			fibers.join();
 		}
-		EXPECT_EQ(weft_io_epoll_wait(ep, got, 4, in_ms(2)), 0) << "edges are told once";
+		EXPECT_EQ(weft_io_epoll_wait(ep, got, 4, in_ms(2)), 0)
+			<< "edges are told once";
 		EXPECT_EQ(weft_io_epoll_wait(ep, got, 0, 0), -EINVAL);
 		EXPECT_EQ(weft_io_epoll_wait(-1, got, 4, 0), -EBADF);
 		EXPECT_EQ(weft_io_epoll_wait(a.in(), got, 4, WEFT_NO_DEADLINE), -EINVAL);
@@ -1115,33 +1157,40 @@ TEST(Interrupt, EndsEveryKindOfWaitAndLosesNothing)
 				{WEFT_REASON_READ,
 					[&] {
 						char c;
-						return weft_io_recv(p.in(), &c, 1, 0, nullptr,
-							nullptr, WEFT_TRIED_LIKELY);
+						return weft_io_recv(p.in(), &c, 1, 0,
+							nullptr, nullptr,
+							WEFT_TRIED_LIKELY);
 					}},
-				{WEFT_REASON_WRITE, [&] { return do_send(full.out(), "x", 1); }},
+				{WEFT_REASON_WRITE,
+					[&] { return do_send(full.out(), "x", 1); }},
 				{WEFT_REASON_ACCEPT,
-					[&] { return weft_io_accept(server, nullptr, nullptr, 0); }},
+					[&] {
+						return weft_io_accept(
+							server, nullptr, nullptr, 0);
+					}},
 				{WEFT_REASON_POLL,
 					[&] {
 						pollfd f = {p.in(), POLLIN, 0};
-						return weft_io_poll(
-							&f, 1, WEFT_NO_DEADLINE, WEFT_TRIED_NOT);
+						return weft_io_poll(&f, 1,
+							WEFT_NO_DEADLINE, WEFT_TRIED_NOT);
 					}},
 				{WEFT_REASON_POLL,
 					[&] {
 						pollfd f[2] = {{p.in(), POLLIN, 0},
 							{q.in(), POLLIN, 0}};
-						return weft_io_poll(
-							f, 2, in_ms(3600000), WEFT_TRIED_NOT);
+						return weft_io_poll(f, 2, in_ms(3600000),
+							WEFT_TRIED_NOT);
 					}},
 				{WEFT_REASON_SELECT,
 					[&] {
 						fd_set in;
 						FD_ZERO(&in);
 						FD_SET(p.in(), &in);
-						long r = weft_io_select(p.in() + 1, &in, nullptr,
-							nullptr, WEFT_NO_DEADLINE);
-						EXPECT_TRUE(FD_ISSET(p.in(), &in)) << "unchanged";
+						long r = weft_io_select(p.in() + 1, &in,
+							nullptr, nullptr,
+							WEFT_NO_DEADLINE);
+						EXPECT_TRUE(FD_ISSET(p.in(), &in))
+							<< "unchanged";
 						return r;
 					}},
 				{WEFT_REASON_EPOLL,
@@ -1152,14 +1201,15 @@ TEST(Interrupt, EndsEveryKindOfWaitAndLosesNothing)
 					}},
 				{WEFT_REASON_SLEEP,
 					[&] {
-						return weft_io_poll(nullptr, 0, WEFT_NO_DEADLINE,
-							WEFT_TRIED_NOT);
+						return weft_io_poll(nullptr, 0,
+							WEFT_NO_DEADLINE, WEFT_TRIED_NOT);
 					}},
 			};
 			int size = 4096;
 
 			catch_usr1();
-			OK(setsockopt(full.out(), SOL_SOCKET, SO_SNDBUF, &size, sizeof size));
+			OK(setsockopt(
+				full.out(), SOL_SOCKET, SO_SNDBUF, &size, sizeof size));
 			set_nonblocking(full.out());
 			while (write(full.out(), "xxxxxxxxxxxxxxxx", 16) > 0)
 				;
@@ -1169,7 +1219,9 @@ TEST(Interrupt, EndsEveryKindOfWaitAndLosesNothing)
 				struct fiber *f = fibers.start([&] {
 					allow_signals();
 					long r = one.call();
-					EXPECT_TRUE(r == -EINTR || r == WEFT_RESTART_NEVER) << r;
+					EXPECT_TRUE(
+						r == -EINTR || r == WEFT_RESTART_NEVER)
+						<< r;
 					weft_signals_deliver(nullptr);
 				});
 
@@ -1230,9 +1282,11 @@ void receives_race(const Config &config)
 
 		catch_usr1();
 		for (int i = 0; i < PAIRS; i++) {
-			pairs.push_back(std::make_unique<Pair>(i % 2 ? Pair::TCP : Pair::UNIX));
+			pairs.push_back(
+				std::make_unique<Pair>(i % 2 ? Pair::TCP : Pair::UNIX));
 			timeval tv = {0, 1000};
-			OK(setsockopt(pairs.back()->in(), SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv));
+			OK(setsockopt(pairs.back()->in(), SOL_SOCKET, SO_RCVTIMEO, &tv,
+				sizeof tv));
 		}
 		weft_io_expect_timeouts();
 		for (int i = 0; i < PAIRS; i++) {
@@ -1244,7 +1298,8 @@ void receives_race(const Config &config)
 
 					if (r == -EAGAIN) {
 						timed_out++;
-					} else if (r == -EINTR || r == WEFT_RESTART_NEVER) {
+					} else if (r == -EINTR ||
+						   r == WEFT_RESTART_NEVER) {
 						interrupted++;
 						weft_signals_deliver(nullptr);
 					} else {
@@ -1263,11 +1318,13 @@ void receives_race(const Config &config)
 					char c = (char)k;
 					if (random.one_in(20))
 						weft_sleep_until(
-							weft_now_ns() + random.below(6000) * 1000);
+							weft_now_ns() +
+							random.below(6000) * 1000);
 					/* Silence until it has happened. */
 					while (k == n / 2 && (!timed_out || !interrupted))
 						weft_sleep_until(in_ms(1));
-					ASSERT_EQ(do_send(pairs[(size_t)i]->out(), &c, 1), 1);
+					ASSERT_EQ(do_send(pairs[(size_t)i]->out(), &c, 1),
+						1);
 				}
 			});
 		}
@@ -1275,11 +1332,14 @@ void receives_race(const Config &config)
 			Random random(77);
 
 			while (running) {
-				/* Long enough for a time-out, which the kernel rounds up. */
+				/* Long enough for a time-out, which the kernel rounds up.
+				 */
 				if (random.one_in(50))
 					weft_sleep_until(in_ms(12));
-				weft_sig_send_thread(tids[random.below(PAIRS)], SIGUSR1, nullptr);
-				weft_sleep_until(weft_now_ns() + random.below(100) * 1000);
+				weft_sig_send_thread(
+					tids[random.below(PAIRS)], SIGUSR1, nullptr);
+				weft_sleep_until(
+					weft_now_ns() + random.below(100) * 1000);
 			}
 		});
 		fibers.join();
@@ -1317,7 +1377,8 @@ TEST(Ring, TenThousandPollsTimeOutAtOnce)
 		for (int i = 0; i < n; i++)
 			fibers.start([&] {
 				pollfd f = {p.in(), POLLIN, 0};
-				results.push_back(weft_io_poll(&f, 1, deadline, WEFT_TRIED_NOT));
+				results.push_back(
+					weft_io_poll(&f, 1, deadline, WEFT_TRIED_NOT));
 			});
 		fibers.join();
 		ASSERT_EQ(results.size(), (size_t)n);
@@ -1338,7 +1399,8 @@ TEST(Ring, TenThousandReadersAreWokenAtOnce)
 			fibers.start([&] {
 				pollfd f = {p.in(), POLLIN, 0};
 				parked++;
-				long r = weft_io_poll(&f, 1, WEFT_NO_DEADLINE, WEFT_TRIED_NOT);
+				long r = weft_io_poll(
+					&f, 1, WEFT_NO_DEADLINE, WEFT_TRIED_NOT);
 				ASSERT_EQ(r, 1);
 				ready++;
 			});
@@ -1391,7 +1453,8 @@ TEST(Closing, AWaitingReadStaysWithItsFile)
 		Pair p;
 		Fibers fibers;
 		char c = 0;
-		struct fiber *f = fibers.start([&] { EXPECT_EQ(do_recv(p.in(), &c, 1), 1); });
+		struct fiber *f =
+			fibers.start([&] { EXPECT_EQ(do_recv(p.in(), &c, 1), 1); });
 
 		until([&] { return is_parked(f, WEFT_REASON_READ); });
 		weft_sleep_until(in_ms(2)); // its request is in the kernel

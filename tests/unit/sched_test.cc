@@ -221,7 +221,9 @@ TEST(Stuck, AComputingMainHoldsNobody)
 		/* It waits in the ring of the carrier that main then keeps. */
 		unix_pair(fd);
 		struct fiber *f = fibers.start([&] {
-			EXPECT_EQ(weft_io_recv(fd[0], &c, 1, 0, nullptr, nullptr, WEFT_TRIED_NOT), 1);
+			EXPECT_EQ(weft_io_recv(fd[0], &c, 1, 0, nullptr, nullptr,
+					  WEFT_TRIED_NOT),
+				1);
 			ran = true;
 		});
 		until([&] { return is_parked(f, WEFT_REASON_READ); });

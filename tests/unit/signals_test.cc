@@ -88,8 +88,8 @@ TEST(Signals, StandardOnesMergeAndRealTimeOnesQueueInOrder)
 		set_mask(0);
 		EXPECT_EQ(weft_signals_deliver(nullptr), WEFT_DELIVERED_RESTART);
 		const int rt1 = SIGRTMIN + 1, rt3 = SIGRTMIN + 3;
-		EXPECT_EQ(*caught,
-			(std::vector<int>{SIGUSR1, SIGUSR2, rt1, rt1, rt1, rt3, rt3, rt3}))
+		EXPECT_EQ(*caught, (std::vector<int>{SIGUSR1, SIGUSR2, rt1, rt1, rt1, rt3,
+					   rt3, rt3}))
 			<< "the lowest first, as the kernel does";
 	});
 }
@@ -115,7 +115,8 @@ TEST(Signals, TheHandlersMaskHoldsWhileItRuns)
 		weft_sig_send_thread(own_tid(), SIGUSR1, nullptr);
 		set_mask(bit(SIGTERM));
 		weft_signals_deliver(nullptr);
-		EXPECT_EQ(inside, bit(SIGTERM) | bit(SIGUSR1) | bit(SIGUSR2)) << "never SIGKILL";
+		EXPECT_EQ(inside, bit(SIGTERM) | bit(SIGUSR1) | bit(SIGUSR2))
+			<< "never SIGKILL";
 		EXPECT_GE(caught->size(), 3u);
 		uint64_t now;
 		weft_sig_procmask(SIG_BLOCK, nullptr, &now, 8);
@@ -166,7 +167,8 @@ TEST(Signals, ErrorsAreTheKernels)
 		EXPECT_EQ(weft_sig_procmask(SIG_BLOCK, &set, nullptr, 4), -EINVAL);
 		EXPECT_EQ(weft_sig_send_thread(own_tid(), 65, nullptr), -EINVAL);
 		EXPECT_EQ(weft_sig_send_thread(own_tid(), 0, nullptr), 0);
-		EXPECT_EQ(weft_sig_send_thread(WEFT_TID_MIN + 12345, SIGUSR1, nullptr), -ESRCH);
+		EXPECT_EQ(weft_sig_send_thread(WEFT_TID_MIN + 12345, SIGUSR1, nullptr),
+			-ESRCH);
 		EXPECT_EQ(weft_sig_send_thread(1, SIGUSR1, nullptr), WEFT_SIG_NATIVE);
 	});
 }
@@ -185,7 +187,8 @@ TEST(Signals, EachFiberHasItsOwnMaskAndPendingSet)
 				go.await(1);
 				EXPECT_EQ(pending(), i == 2 ? bit(SIGUSR1) : 0) << i;
 				EXPECT_EQ(weft_signals_deliver(nullptr),
-					i == 1 ? WEFT_DELIVERED_EINTR : WEFT_DELIVERED_NONE);
+					i == 1 ? WEFT_DELIVERED_EINTR
+					       : WEFT_DELIVERED_NONE);
 			}));
 		for (auto *one : f)
 			until([one] { return is_parked(one, WEFT_REASON_FUTEX); });
@@ -271,7 +274,8 @@ TEST(Signals, TimedwaitTakesWhatIsBlocked)
 		Fibers fibers;
 		struct fiber *f = fibers.start([&] {
 			set_mask(ALL);
-			EXPECT_EQ(weft_sig_timedwait(&want, nullptr, nullptr, 8), SIGUSR1);
+			EXPECT_EQ(
+				weft_sig_timedwait(&want, nullptr, nullptr, 8), SIGUSR1);
 		});
 		until([&] { return load_acquire(&f->helper) != nullptr; });
 		weft_sig_send_thread(weft_fiber_tid(f), SIGUSR1, nullptr);
@@ -296,7 +300,8 @@ TEST(Signals, SuspendSwapsTheMaskUntilAHandlerHasRun)
 			EXPECT_EQ(now, ALL & ~(bit(SIGKILL) | bit(SIGSTOP)));
 		});
 		until([f] { return is_parked(f, WEFT_REASON_SIGNAL); });
-		weft_sig_send_thread(weft_fiber_tid(f), SIGUSR2, nullptr); // stays blocked
+		weft_sig_send_thread(
+			weft_fiber_tid(f), SIGUSR2, nullptr); // stays blocked
 		weft_sig_send_thread(weft_fiber_tid(f), SIGUSR1, nullptr);
 	});
 }
@@ -320,7 +325,8 @@ TEST(Signals, HandlersRunOnTheAlternateStack)
 		EXPECT_EQ(old.ss_flags, SS_ONSTACK);
 		EXPECT_EQ(weft_sig_altstack(&ss, nullptr, (uintptr_t)alt + 1000), -EPERM);
 		set_action(
-			SIGUSR1, [](int) { where = (uintptr_t)__builtin_frame_address(0); },
+			SIGUSR1,
+			[](int) { where = (uintptr_t)__builtin_frame_address(0); },
 			SA_ONSTACK);
 		weft_sig_send_thread(own_tid(), SIGUSR1, nullptr);
 		set_mask(0);
@@ -405,10 +411,10 @@ TEST(Signals, DeliveryAtASiteKeepsWideVectorRegisters)
 				 "vmovups %%ymm5, (%0)\n\t"
 				 :
 				 : "r"(out), "r"(in), "r"(deliver)
-				 : "rbx", "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10",
-				 "r11", "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4",
-				 "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
-				 "xmm12", "xmm13", "xmm14", "xmm15");
+				 : "rbx", "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9",
+				 "r10", "r11", "cc", "memory", "xmm0", "xmm1", "xmm2",
+				 "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
+				 "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
 		EXPECT_EQ(caught->size(), 1u);
 		EXPECT_EQ(memcmp(in, out, 32), 0);
 	});

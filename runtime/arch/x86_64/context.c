@@ -138,7 +138,8 @@ void weft_vector_save(void *area)
 	if (v->simple)
 		__asm__ volatile(EACH_XMM(STORE) : : "r"(v->bytes) : "memory");
 	else {
-		/* XRSTOR wants zeros in the part of the header that XSAVE does not write. */
+		/* XRSTOR wants zeros in the part of the header that XSAVE does not write.
+		 */
 		weft_memset(v->bytes + 512, 0, 64);
 		if (has_xinuse)
 			__asm__ volatile("xsavec64 (%0)"

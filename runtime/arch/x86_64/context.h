@@ -129,8 +129,8 @@ static inline uint64_t weft_tsc(void)
 	return (uint64_t)hi << 32 | lo;
 }
 
-long weft_clone_thread(unsigned long flags, void *stack_top, void (*fn)(void *), void *arg,
-	int *child_tid);
+long weft_clone_thread(unsigned long flags, void *stack_top, void (*fn)(void *),
+	void *arg, int *child_tid);
 
 /* Reads the 32-bit word at p; 0, or -EFAULT when the page is not readable. */
 int weft_load_user(const uint32_t *p, uint32_t *ret);

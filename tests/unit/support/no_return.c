@@ -11,6 +11,4 @@
  */
 void __asan_handle_no_return(void);
 
-__attribute__((visibility("default"))) void __asan_handle_no_return(void)
-{
-}
+__attribute__((visibility("default"))) void __asan_handle_no_return(void) {}

@@ -41,15 +41,24 @@ struct clone_request {
 static const uint64_t THREAD_FLAGS =
 	CLONE_VM | CLONE_THREAD | CLONE_SIGHAND | CLONE_SETTLS;
 
-/* The child of a real clone: its registers go below the red zone of its stack. */
+/*
+ * The child of a real clone: its registers go below the red zone of its stack. It
+ * inherits the mask its parent believes to have: libc blocks everything until the
+ * child has set up its own [timer-helper], and a signal that came in earlier would
+ * put its frame on top of those registers.
+ */
 static long make_native(struct weft_call *c, uintptr_t stack_top)
 {
 	struct weft_regs *child =
 		(struct weft_regs *)((stack_top - WEFT_RED_ZONE - sizeof *child) & ~15ul);
+	long r;
 
 	weft_memcpy(child, c->regs, sizeof *child);
 	child->rsp = stack_top;
-	return weft_native_clone(child, c->regs);
+	weft_signals_before_exec();
+	r = weft_native_clone(child, c->regs);
+	weft_signals_undo_exec();
+	return r;
 }
 
 static long make_fiber(struct weft_call *c, const struct clone_request *q)

@@ -296,7 +296,7 @@ static void check(int r)
 	/* What a full kernel says in passing; what is left is tried again. */
 	if (r >= 0 || r == -EINTR || r == -EAGAIN || r == -EBUSY || r == -ETIME)
 		return;
-	weft_bug("io_uring_enter failed");
+	weft_bug_error("io_uring_enter failed", r);
 }
 
 void weft_ring_flush(struct carrier *c)

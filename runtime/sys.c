@@ -250,9 +250,9 @@ void weft_log(const char *line)
 	weft_log_parts(line, NULL);
 }
 
-void weft_bug(const char *what)
+static void die(void) __attribute__((noreturn));
+static void die(void)
 {
-	weft_log_parts("bug: ", what, " (please report this)", NULL);
 	long pid = weft_sys0(SYS_getpid), tid = weft_sys0(SYS_gettid);
 	struct {
 		void *handler;
@@ -267,4 +267,23 @@ void weft_bug(const char *what)
 	weft_sys3(SYS_tgkill, pid, tid, 6);
 	for (;;)
 		weft_sys1(SYS_exit_group, 134);
+}
+
+void weft_bug_error(const char *what, long error)
+{
+	char digits[24], *at = digits + sizeof digits - 1;
+	unsigned long n = error < 0 ? -(unsigned long)error : (unsigned long)error;
+
+	*at = 0;
+	do
+		*--at = (char)('0' + n % 10);
+	while (n /= 10);
+	weft_log_parts("bug: ", what, ", error ", at, " (please report this)", NULL);
+	die();
+}
+
+void weft_bug(const char *what)
+{
+	weft_log_parts("bug: ", what, " (please report this)", NULL);
+	die();
 }

@@ -99,6 +99,8 @@ void weft_log(const char *line);
 void weft_log_parts(const char *first, ...) __attribute__((sentinel));
 /* A broken promise of weft's own: says it, and aborts the process. */
 void weft_bug(const char *what) __attribute__((noreturn));
+/* `error`: the errno of the call that must not fail, negative or not. */
+void weft_bug_error(const char *what, long error) __attribute__((noreturn));
 
 #ifndef NDEBUG
 #define weft_assert(cond)                                                                \

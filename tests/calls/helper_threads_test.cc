@@ -75,6 +75,32 @@ TEST(TimerCreate, MayBeTheFirstThingThatMakesAThread)
 	on_one_thread(timer_calls_back);
 }
 
+/* libc makes the helper once in a process: a new process for every attempt. */
+static void timer_expires_at_once()
+{
+	struct sigevent ev = on_helper(1);
+	struct itimerspec now = {{0, 0}, {0, 1}};
+	timer_t timer;
+	pid_t pid = OK(fork());
+	int status;
+
+	if (pid == 0) {
+		sem_init(&told, 0, 0);
+		_exit(timer_create(CLOCK_MONOTONIC, &ev, &timer) ||
+			timer_settime(timer, 0, &now, nullptr) || sem_wait(&told));
+	}
+	OK(waitpid(pid, &status, 0));
+	ASSERT_EQ(status, 0);
+}
+
+TEST(TimerCreate, MayExpireBeforeItsThreadHasBegun)
+{
+	on_one_thread([] {
+		for (int i = 0; i < 25; i++)
+			timer_expires_at_once();
+	});
+}
+
 TEST(MqNotify, CallsBackOnAThread)
 {
 	char name[64];

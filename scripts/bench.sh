@@ -290,7 +290,7 @@ table() {
 # ----------------------------------------------------------------------
 
 if [ -z "$build_dir" ]; then
-	"$root/scripts/setup.sh" || fail "scripts/setup.sh failed"
+	"$root/scripts/setup.sh" --no-checks || fail "scripts/setup.sh failed"
 	build_release
 	build_dir=$root/build/release
 fi

@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
 	cat <<'END'
-usage: scripts/check.sh [-h | --sources] [BUILDDIR]
+usage: scripts/check.sh [-h | --sources] [--strict] [BUILDDIR]
 
 Checks, after a build in BUILDDIR (build/release), what no test would notice:
 
@@ -18,6 +18,7 @@ Checks, after a build in BUILDDIR (build/release), what no test would notice:
   scripts      all parse, are strict and answer -h; shellcheck is content
 
   --sources    only what needs no build
+  --strict     a missing tool is a failure
 
 One line per check: ok, FAIL with the reason, or skip where a tool is missing. Exit
 status 1 when one fails.
@@ -26,10 +27,12 @@ END
 
 build=build/release
 sources_only=false
+strict=false
 while [ $# -gt 0 ]; do
 	case $1 in
 	-h | --help) usage && exit 0 ;;
 	--sources) sources_only=true ;;
+	--strict) strict=true ;;
 	-*) usage >&2 && exit 2 ;;
 	*) build=$(realpath -- "$1") ;;
 	esac
@@ -50,6 +53,7 @@ verdict() {
 }
 skip() {
 	printf 'skip  %s: %s\n' "$1" "$2"
+	! $strict || failures=$((failures + 1))
 }
 
 # ---- format
@@ -218,7 +222,7 @@ verdict 'scripts parse' "$(
 		fi
 	done
 )"
-strict() {
+strict_scripts() {
 	local script said
 	for script in "${verbs[@]}" .ci/run; do
 		# What is sourced is as strict as the one who does it.
@@ -230,7 +234,7 @@ strict() {
 			echo "$script does not answer -h"
 	done
 }
-verdict 'scripts are strict and answer -h' "$(strict)"
+verdict 'scripts are strict and answer -h' "$(strict_scripts)"
 
 if command -v shellcheck >/dev/null; then
 	verdict shellcheck "$(

@@ -170,7 +170,7 @@ run_one() {
 if [ -z "$build_dir" ]; then
 	status "installing what is missing"
 	$is_terminal && echo
-	"$root/scripts/setup.sh" || fail "scripts/setup.sh failed"
+	"$root/scripts/setup.sh" --no-checks || fail "scripts/setup.sh failed"
 	build_release
 	build_dir=$root/build/release
 fi

@@ -4,15 +4,16 @@ set -euo pipefail
 
 usage() {
 	cat <<'END'
-usage: scripts/setup.sh [-h | --list]
+usage: scripts/setup.sh [-h | --list] [--no-checks]
 
 Installs, with apt-get, the packages that weft's build, tests and demo need on
 a bare Debian 12 machine, and does nothing else. Packages that are there are
 left alone; when all are, it ends at once. Needs root, or sudo. No daemon among
 them is started or enabled.
 
-  --list   only print the packages that are missing
-  -h       this text
+  --list       only print the packages that are missing
+  --no-checks  leave out what only scripts/check.sh needs (clang-format, shellcheck)
+  -h           this text
 END
 }
 
@@ -27,6 +28,8 @@ packages=(
 	# what the scripts call
 	openssl iproute2 procps util-linux
 )
+# what scripts/check.sh looks at sources with
+checks=(clang-format shellcheck)
 
 missing_packages() {
 	local installed package
@@ -39,14 +42,17 @@ missing_packages() {
 }
 
 list_only=false
+arguments=("$@")
 while [ $# -gt 0 ]; do
 	case $1 in
 	-h | --help) usage && exit 0 ;;
 	--list) list_only=true ;;
+	--no-checks) checks=() ;;
 	*) usage >&2 && exit 2 ;;
 	esac
 	shift
 done
+packages+=("${checks[@]}")
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
 	echo "setup: this is not Debian; install the equivalents of:" \
@@ -67,7 +73,7 @@ if [ "$(id -u)" -ne 0 ]; then
 		echo "setup: run this as root to install: ${missing[*]}" >&2
 		exit 1
 	fi
-	exec sudo -- "$0"
+	exec sudo -- "$0" "${arguments[@]}"
 fi
 
 # invoke-rc.d asks this file before it starts a daemon; 101 means no. One that

@@ -289,6 +289,8 @@ table() {
 
 # ----------------------------------------------------------------------
 
+# What is said on the way goes to stderr: stdout has the table alone.
+exec 3>&1 >&2
 if [ -z "$build_dir" ]; then
 	"$root/scripts/setup.sh" --no-checks || fail "scripts/setup.sh failed"
 	build_release
@@ -328,7 +330,7 @@ for ((round = 1; round <= rounds; round++)); do
 	say "round $round of $rounds done"
 done
 
-echo
+exec >&3
 table
 echo
 cat <<END

@@ -34,9 +34,11 @@ if(NOT WEFT_LDSO)
 	weft_find_dso(ld-linux-x86-64.so.2 /lib64/ld-linux-x86-64.so.2 WEFT_LDSO)
 endif()
 
-add_executable(weft_sitegen ${_sites}/sitegen.c ${_sites}/site_finder.c)
+set(_finder site_finder.c finder_image.c finder_unwind.c finder_decode.c finder_live.c)
+list(TRANSFORM _finder PREPEND ${_sites}/)
+add_executable(weft_sitegen ${_sites}/sitegen.c ${_finder})
 set_target_properties(weft_sitegen PROPERTIES OUTPUT_NAME weft-sitegen)
-add_library(weft_sites MODULE ${_sites}/sites_plugin.c ${_sites}/site_finder.c)
+add_library(weft_sites MODULE ${_sites}/sites_plugin.c ${_finder})
 set_target_properties(weft_sites PROPERTIES OUTPUT_NAME weft-sites
 	C_VISIBILITY_PRESET hidden)
 target_link_options(weft_sites PRIVATE -Wl,-z,now,-z,relro)

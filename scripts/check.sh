@@ -125,7 +125,7 @@ only_in_file() {
 }
 verdict 'liburing.h in ring.c only' "$(only_in_file liburing.h runtime/ring.c)"
 verdict 'libunwind.h in unwind.c only' "$(only_in_file libunwind runtime/unwind.c)"
-verdict 'Zydis.h in site_finder.c only' "$(only_in_file Zydis interpose/site_finder.c)"
+verdict 'Zydis.h in the finder only' "$(only_in_file Zydis interpose/finder_impl.h)"
 
 # The code of a file without its comments and strings, lines as they were.
 code_of() {
@@ -149,7 +149,7 @@ verdict 'no thread-local variables' \
 # What may run on a fiber, or before libc can. The finder never does.
 mapfile -t fiber_code < <(printf '%s\n' "${sources[@]}" |
 	grep -E '^(runtime|interpose)/' |
-	grep -vxE 'interpose/(site_finder\.[ch]|sitegen\.c|sites_plugin\.c)')
+	grep -vE '^interpose/(site_finder\.|finder_|sitegen\.c|sites_plugin\.c)')
 calls='malloc|calloc|realloc|reallocarray|free|strdup|strndup|asprintf|aligned_alloc|posix_memalign'
 calls+='|f?printf|abort|exit|pthread_[a-z_]+|dlsym|dlvsym|getenv'
 # A call; not a member, a definition of weft's export, or a mention behind a dot.

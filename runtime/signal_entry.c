@@ -1,0 +1,162 @@
+/*
+ * signal_entry.c - the kernel's handler: for the kicks, for synchronous signals and
+ * for signals that hit native threads; on the carrier's signal stack. It never runs a
+ * fiber's handler there: it redirects the interrupted fiber to weft_signal_trampoline.
+ */
+#include <ucontext.h>
+
+#include "signals_impl.h"
+#include "stack.h"
+
+/* ---- the kernel's handler ------------------------------------------------- */
+
+/* sw_reserved of the kernel's signal frame: how long the extended state is. */
+static size_t fpstate_size(const unsigned char *fp)
+{
+	uint32_t magic = *(const uint32_t *)(fp + 464),
+		 size = *(const uint32_t *)(fp + 468);
+
+	return magic == 0x46505853 && size >= 512 && size < 32768 ? size : 512;
+}
+
+/*
+ * Makes the interrupted fiber continue in the trampoline, on its own stack below
+ * the red zone (or its alternate stack), with a copy of the kernel's frame.
+ * False when there is no room, as when the kernel cannot push a frame.
+ */
+static bool redirect(struct fiber *f, struct kucontext *uc, int sig, const void *info)
+{
+	size_t fp_size = uc->fpstate ? fpstate_size(uc->fpstate) : 0;
+	uintptr_t sp = uc->rsp - WEFT_RED_ZONE, fp, base;
+	struct async_frame *frame;
+	size_t size, guard;
+
+	if (sig) {
+		uintptr_t alt =
+			weft_sig_alternate_stack(f, &weft_sig.table[sig], uc->rsp);
+
+		if (alt)
+			sp = alt;
+	}
+	fp = (sp - fp_size) & ~63ul;
+	frame = (struct async_frame *)((fp - sizeof *frame) & ~15ul);
+	/* A handler needs a little more than its frame. */
+	if (weft_stack_bounds(sp, &base, &size, &guard) &&
+		(uintptr_t)frame < base + guard + 512)
+		return false;
+	if (fp_size)
+		weft_memcpy((void *)fp, uc->fpstate, fp_size);
+	weft_memcpy(&frame->uc, uc, sizeof *uc);
+	frame->uc.fpstate = fp_size ? (void *)fp : NULL;
+	frame->sig = sig;
+	if (sig)
+		weft_memcpy(frame->info, info, INFO_SIZE);
+	f->in_weft = 1;
+	uc->rip = (uint64_t)weft_signal_trampoline;
+	uc->rdi = (uint64_t)frame;
+	uc->rsp = (uint64_t)frame;
+	uc->eflags &= ~0x400ul; /* DF */
+	return true;
+}
+
+static bool within(uint64_t rip, const char *from, const char *to)
+{
+	return rip >= (uint64_t)from && rip < (uint64_t)to;
+}
+
+static void on_kick(struct fiber *f, struct kucontext *uc)
+{
+	if (within(uc->rip, weft_interruptible_begin, weft_interruptible_end)) {
+		/* [begin, syscall]: not started. After it, rip is `end`. */
+		uc->rip = (uint64_t)weft_interruptible_out;
+		return;
+	}
+	if (!f || !load_relaxed(&f->attention))
+		return;
+	if (within(uc->rip, weft_signal_tail, weft_signal_tail_end)) {
+		uc->rip = (uint64_t)weft_signal_again;
+		return;
+	}
+	if (!load_relaxed(&f->in_weft))
+		redirect(f, uc, 0, NULL);
+}
+
+/* A stack that ran into its guard: say whose, once per fault. */
+static void explain_guard(struct fiber *f, uintptr_t addr)
+{
+	uintptr_t base;
+	size_t size, guard;
+	char a[21], b[21];
+
+	if (!f || !weft_stack_bounds(addr, &base, &size, &guard) || addr >= base + guard)
+		return;
+	weft_log_parts("stack overflow: thread ", weft_format_u64(a, (uint64_t)f->tid),
+		f->name[0] ? " \"" : "", f->name, f->name[0] ? "\"" : "",
+		" with a stack of ", weft_format_u64(b, (size - guard) / 1024),
+		" KiB ran into its guard", NULL);
+}
+
+/* Gives the signal the kernel's default action when the instruction runs again. */
+static void give_up(int sig)
+{
+	struct weft_ksigaction dfl = {0};
+
+	kernel_action(sig, &dfl, NULL);
+}
+
+static void on_fault(struct fiber *f, int sig, void *info, struct kucontext *uc)
+{
+	const siginfo_t *si = info;
+	struct weft_ksigaction *act = &weft_sig.table[sig];
+
+	if (sig == SIGSEGV)
+		explain_guard(f, (uintptr_t)si->si_addr);
+	/* force_sig: blocked or ignored means default, whatever was installed. */
+	if (!f || (uintptr_t)act->handler <= IGN || f->sig.mask & BIT(sig)) {
+		give_up(sig);
+		return;
+	}
+	if (!redirect(f, uc, sig, info))
+		give_up(sig);
+}
+
+/* Native threads (no GS base) have real masks: their handlers run right here. */
+static void on_native(int sig, void *info, void *uc)
+{
+	struct weft_ksigaction act;
+
+	weft_lock(&weft_sig.lock);
+	act = weft_sig.table[sig];
+	weft_unlock(&weft_sig.lock);
+	if ((uintptr_t)act.handler > IGN)
+		weft_call_handler(act.handler, sig, info, uc, 0);
+	else if ((uintptr_t)act.handler == DFL && BIT(sig) & SYNCHRONOUS)
+		give_up(sig);
+}
+
+void weft_sig_first_level(int sig, siginfo_t *si, void *ctx)
+{
+	struct carrier *c = (struct carrier *)weft_rdgsbase();
+	struct kucontext *uc = ctx;
+
+	if ((uc->rip == (uint64_t)weft_load_user_insn ||
+		    uc->rip == (uint64_t)weft_cas_user_insn) &&
+		BIT(sig) & SYNCHRONOUS) {
+		uc->rip = (uint64_t)weft_load_user_fixup;
+		return;
+	}
+	if (!c) {
+		if (sig != KICK && sig != KICK_EINTR)
+			on_native(sig, si, ctx);
+		return;
+	}
+	if (sig == KICK || sig == KICK_EINTR) {
+		if (si->si_code == SI_TIMER)
+			weft_sched_tick(c);
+		weft_sig_join_broadcast(c);
+		on_kick(c->current, uc);
+	} else if (BIT(sig) & SYNCHRONOUS && si->si_code > 0)
+		on_fault(c->current, sig, si, uc);
+	else
+		weft_sig_send_any(sig, si); /* somebody's kill(pid, SIGSEGV) */
+}

@@ -130,7 +130,7 @@ static void reset(struct fiber *f, uintptr_t fs_base)
 	f->interruptible = 0;
 	f->io_carrier = NULL;
 	f->io_pending = 0;
-	f->io_bits = 0;
+	f->io_words = 0;
 	f->io_fd = -1;
 	f->again_fd = -1;
 	f->timer_carrier = NULL;

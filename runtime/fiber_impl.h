@@ -92,7 +92,8 @@ struct fiber {
 	int io_res;
 	uint8_t io_cancelled;  /* cancel was submitted */
 	uint8_t io_how;        /* enum weft_wake to report */
-	uint64_t io_bits;      /* which of them are still in the ring */
+	uint64_t *io_bits;     /* which of them are still in the ring; on its stack */
+	unsigned io_words;     /* length of that */
 	int io_fd;             /* (a) the number it waits for, or -1 */
 	bool io_direct;        /* (o) the ring makes the call itself, on its file */
 	unsigned io_mark;      /* (a) its operation is in the kernel from here on */

@@ -27,8 +27,10 @@ void weft_io_abort(struct carrier *c, struct fiber *f, enum weft_wake how)
 		return;
 	f->io_cancelled = 1;
 	f->io_how = (uint8_t)how;
-	for (uint64_t bits = f->io_bits; bits; bits &= bits - 1)
-		weft_ring_cancel(c->ring, pack(f, (unsigned)__builtin_ctzll(bits)));
+	for (unsigned w = 0; w < f->io_words; w++)
+		for (uint64_t bits = f->io_bits[w]; bits; bits &= bits - 1)
+			weft_ring_cancel(c->ring,
+				pack(f, w * 64 + (unsigned)__builtin_ctzll(bits)));
 }
 
 void weft_io_complete(struct carrier *c, uint64_t user_data, int res)
@@ -38,7 +40,7 @@ void weft_io_complete(struct carrier *c, uint64_t user_data, int res)
 	unsigned index = (unsigned)(user_data >> INDEX_SHIFT);
 	enum weft_wake how = WEFT_WAKE_DONE;
 
-	f->io_bits &= ~(1ull << index);
+	f->io_bits[index / 64] &= ~(1ull << index % 64);
 	if (--f->io_pending) {
 		/* The first of several: the others must not outlive the call. */
 		weft_io_abort(c, f, WEFT_WAKE_DONE);
@@ -62,27 +64,31 @@ struct op {
 	struct pollfd *fds;
 	void *addr, *addrlen;
 	uint64_t deadline;
+	uint64_t *bits; /* one for each operation that is in the ring */
 };
 
 static void submit(struct carrier *c, struct fiber *f, const struct op *op)
 {
 	struct weft_ring *r = c->ring;
 
-	f->io_bits = 1;
+	f->io_bits = op->bits;
+	f->io_bits[0] = 1;
+	f->io_words = 1;
 	f->io_pending = 1;
 	switch (op->kind) {
 	case OP_POLL:
 		weft_ring_poll(r, op->fd, op->events, pack(f, 0));
 		break;
 	case OP_POLL_MANY:
-		f->io_bits = 0;
+		f->io_words = (op->count + 63) / 64;
+		weft_memset(f->io_bits, 0, f->io_words * sizeof *f->io_bits);
 		f->io_pending = 0;
 		for (unsigned i = 0; i < op->count; i++) {
 			if (op->fds[i].fd < 0)
 				continue;
 			weft_ring_poll(r, op->fds[i].fd,
 				(unsigned short)op->fds[i].events, pack(f, i));
-			f->io_bits |= 1ull << i;
+			f->io_bits[i / 64] |= 1ull << i % 64;
 			f->io_pending++;
 		}
 		break;
@@ -124,8 +130,11 @@ static bool op_commit(struct fiber *f, void *arg)
 static long op_wait(struct op *op, enum weft_park_reason reason, int *ret_fd)
 {
 	struct fiber *f = weft_fiber_self();
+	uint64_t one;
 	enum weft_wake how;
 
+	if (!op->bits)
+		op->bits = &one;
 	weft_count(weft_carrier_self(), IO_PARKS);
 	if (op->fd >= 0) {
 		weft_fd_busy(op->fd, 1);
@@ -169,11 +178,13 @@ long weft_io_wait_ready(struct weft_held *h, unsigned events, uint64_t deadline,
 long weft_io_wait_many(
 	struct pollfd *fds, unsigned n, uint64_t deadline, enum weft_park_reason reason)
 {
+	uint64_t bits[(n + 63) / 64];
 	struct op op = {.kind = OP_POLL_MANY,
 		.fd = -1,
 		.fds = fds,
 		.count = n,
-		.deadline = deadline};
+		.deadline = deadline,
+		.bits = bits};
 
 	return op_wait(&op, reason, &(int){0});
 }

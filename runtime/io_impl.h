@@ -5,7 +5,8 @@
 
 /* ---- io.c: operations in the ring ----------------------------------------- */
 
-enum { WEFT_POLL_MANY = 64 }; /* descriptors that one poll may have in the ring */
+/* Descriptors that one poll may have in the ring: a bit each on the fiber's stack. */
+enum { WEFT_POLL_MANY = 16384 };
 
 /*
  * The file that a call works on. Its number may stop meaning it while the fiber
@@ -26,7 +27,10 @@ static inline void weft_held_release(struct weft_held *h)
 /* Readiness: revents (> 0), -ETIMEDOUT, -EINTR, -EBADF, … */
 long weft_io_wait_ready(struct weft_held *h, unsigned events, uint64_t deadline,
 	enum weft_park_reason reason);
-/* The same for several descriptors: >= 0 when something happened to one of them. */
+/*
+ * The same for 1 to WEFT_POLL_MANY descriptors, one of them at least not negative:
+ * >= 0 when something happened to one of them.
+ */
 long weft_io_wait_many(
 	struct pollfd *fds, unsigned n, uint64_t deadline, enum weft_park_reason reason);
 /* recv(fd, buf, len, 0) as one operation of the ring: a blocking socket's. */

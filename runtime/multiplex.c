@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "io_impl.h"
@@ -160,58 +161,110 @@ static bool in_set(const void *set, int fd)
 	return set && ((const unsigned long *)set)[fd / 64] >> (fd % 64) & 1;
 }
 
-enum { SELECT_WORDS = 16 }; /* FD_SETSIZE */
+enum { SELECT_WORDS = 16, SELECT_FEW = 64 }; /* FD_SETSIZE; what fits on any stack */
+
+/* What a select keeps of its question, and as poll asks it. */
+struct question {
+	unsigned long *ask[3]; /* copies of the sets */
+	struct pollfd *fds;
+	unsigned count;
+	void *mapping;
+	size_t mapped;
+	unsigned long few_ask[3][SELECT_WORDS];
+	struct pollfd few_fds[SELECT_FEW];
+};
+
+static short events_of(const struct select_call *s, int fd)
+{
+	return (short)((in_set(s->set[0], fd) ? POLLIN : 0) |
+		       (in_set(s->set[1], fd) ? POLLOUT : 0) |
+		       (in_set(s->set[2], fd) ? POLLPRI : 0));
+}
+
+/* False: too much, or no memory for it. */
+static bool note_question(const struct select_call *s, struct question *q)
+{
+	size_t words = ((size_t)s->n + 63) / 64;
+	unsigned count = 0;
+	long p;
+
+	for (int fd = 0; fd < s->n; fd++)
+		count += events_of(s, fd) != 0;
+	if (count > WEFT_POLL_MANY)
+		return false;
+	q->mapping = NULL;
+	q->fds = q->few_fds;
+	for (int k = 0; k < 3; k++)
+		q->ask[k] = q->few_ask[k];
+	if (words > SELECT_WORDS || count > SELECT_FEW) {
+		q->mapped = 3 * words * sizeof **q->ask + count * sizeof *q->fds;
+		p = weft_sys_map(q->mapped, PROT_READ | PROT_WRITE, 0);
+		if (weft_sys_failed(p))
+			return false;
+		q->mapping = (void *)p;
+		for (size_t k = 0; k < 3; k++)
+			q->ask[k] = (unsigned long *)p + k * words;
+		q->fds = (struct pollfd *)(q->ask[2] + words);
+	}
+	for (int k = 0; k < 3; k++)
+		if (s->set[k])
+			weft_memcpy(q->ask[k], s->set[k], words * sizeof **q->ask);
+	q->count = 0;
+	for (int fd = 0; fd < s->n; fd++) {
+		short events = events_of(s, fd);
+
+		if (events)
+			q->fds[q->count++] = (struct pollfd){fd, events, 0};
+	}
+	return true;
+}
 
 /*
  * select's sets are both question and answer, so the question is kept. What it
  * looks for is polled for in the ring; the answer is the kernel's own, from a
  * select that does not wait.
  */
-long weft_io_select(int n, void *in, void *out, void *ex, uint64_t deadline)
+static long select_waits(
+	const struct select_call *call, const struct question *q, uint64_t deadline)
 {
-	struct select_call call = {n, {in, out, ex}, deadline};
-	unsigned long ask[3][SELECT_WORDS];
-	struct pollfd fds[WEFT_POLL_MANY];
-	size_t bytes = ((size_t)(n > 0 ? n : 0) + 63) / 64 * 8;
-	unsigned count = 0;
+	struct select_call now = {call->n, {call->set[0], call->set[1], call->set[2]}, 0};
 
-	if (n < 0 || n > SELECT_WORDS * 64)
-		return weft_offload(select_plain, &call);
-	for (int k = 0; k < 3; k++)
-		if (call.set[k])
-			weft_memcpy(ask[k], call.set[k], bytes);
-	for (int fd = 0; fd < n; fd++) {
-		short events = 0;
-
-		events |= in_set(in, fd) ? POLLIN : 0;
-		events |= in_set(out, fd) ? POLLOUT : 0;
-		events |= in_set(ex, fd) ? POLLPRI : 0;
-		if (!events)
-			continue;
-		if (count == WEFT_POLL_MANY)
-			return weft_offload(select_plain, &call);
-		fds[count++] = (struct pollfd){fd, events, 0};
-	}
 	for (;;) {
-		struct select_call now = {n, {in, out, ex}, 0};
 		long r = select_plain(&now);
 
 		if (r || deadline == 0)
 			return r;
-		if (count) {
-			r = weft_io_wait_many(fds, count, deadline, WEFT_REASON_SELECT);
-		} else {
+		if (q->count)
+			r = weft_io_wait_many(
+				q->fds, q->count, deadline, WEFT_REASON_SELECT);
+		else
 			r = weft_sleep_until(deadline) == WEFT_WAKE_TIMEOUT ? -ETIMEDOUT
 									    : -EINTR;
-		}
 		for (int k = 0; k < 3; k++)
-			if (call.set[k])
-				weft_memcpy(call.set[k], ask[k], bytes);
+			if (call->set[k])
+				weft_memcpy(call->set[k], q->ask[k],
+					((size_t)call->n + 63) / 64 * sizeof **q->ask);
 		if (r == -EINTR)
 			return r;
 		if (r == -ETIMEDOUT)
 			deadline = 0;
 	}
+}
+
+long weft_io_select(int n, void *in, void *out, void *ex, uint64_t deadline)
+{
+	struct select_call call = {n, {in, out, ex}, deadline};
+	struct question q;
+	long r;
+
+	if (n < 0 || deadline == 0)
+		return select_plain(&call);
+	if (!note_question(&call, &q))
+		return weft_offload(select_plain, &call);
+	r = select_waits(&call, &q, deadline);
+	if (q.mapping)
+		weft_sys_unmap(q.mapping, q.mapped);
+	return r;
 }
 
 long weft_io_epoll_wait(int epfd, void *events, int max, uint64_t deadline)

@@ -56,9 +56,9 @@ recvmmsg|readiness|message by message
 sendto|readiness|a datagram socket whose POLLOUT comes to nothing several times: offloaded
 sendmsg|readiness|as sendto
 sendmmsg|readiness|message by message
-poll|readiness|up to 64 descriptors; more: offloaded
+poll|readiness|up to 16,384 descriptors; more: offloaded
 ppoll|readiness|as poll; the mask is swapped with the wait
-select|readiness|up to 64 descriptors below 1024; more: offloaded
+select|readiness|up to 16,384 descriptors; more: offloaded
 pselect6|readiness|as select; the mask is swapped with the wait
 epoll_wait|readiness|the epoll descriptor itself is waited for
 epoll_pwait|readiness|as epoll_wait; the mask is swapped with the wait

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/uio.h>
 #include <time.h>
 
 #include "../runtime/atomic.h"
@@ -140,6 +141,88 @@ long sys_setsockopt(struct weft_call *c)
 			weft_io_expect_timeouts();
 		}
 	return WEFT_RAW;
+}
+
+/* ---- files, at a place ---------------------------------------------------- */
+
+/* -1 says the current position to preadv2 and its kin; for pread it is an error. */
+static long pread_on(struct weft_call *c, const struct iovec *iov, uint64_t n, int flags)
+{
+	int64_t at = (int64_t)ARG4(c);
+	bool current = at == -1 && c->regs->rax == SYS_preadv2;
+
+	if (current && !flags)
+		return weft_io_read((int)ARG1(c), iov, (int)n, WEFT_TRIED_NOT);
+	if (current || at < 0 || flags & RWF_NOWAIT)
+		return current && !(flags & RWF_NOWAIT) ? weft_call_offload(c)
+							: weft_call_plain(c);
+	return weft_io_pread((int)ARG1(c), iov, (int)n, at, flags);
+}
+
+static long pwrite_on(struct weft_call *c, const struct iovec *iov, uint64_t n, int flags)
+{
+	int64_t at = (int64_t)ARG4(c);
+	bool current = at == -1 && c->regs->rax == SYS_pwritev2;
+
+	if (current && !flags)
+		return weft_io_write((int)ARG1(c), iov, (int)n, WEFT_TRIED_NOT);
+	if (current && !(flags & RWF_NOWAIT))
+		return weft_call_offload(c);
+	if (at < 0 || flags & RWF_NOWAIT)
+		return weft_signals_after_write(weft_call_plain(c));
+	return weft_io_pwrite((int)ARG1(c), iov, (int)n, at, flags);
+}
+
+long sys_pread64(struct weft_call *c)
+{
+	struct iovec v = {(void *)ARG2(c), ARG3(c)};
+
+	return ARG3(c) ? pread_on(c, &v, 1, 0) : WEFT_RAW;
+}
+
+long sys_pwrite64(struct weft_call *c)
+{
+	struct iovec v = {(void *)ARG2(c), ARG3(c)};
+
+	return ARG3(c) ? pwrite_on(c, &v, 1, 0) : WEFT_RAW;
+}
+
+long sys_preadv(struct weft_call *c)
+{
+	if (bad_vector(ARG2(c), ARG3(c)))
+		return weft_call_plain(c);
+	return pread_on(c, (void *)ARG2(c), ARG3(c),
+		c->regs->rax == SYS_preadv2 ? (int)ARG6(c) : 0);
+}
+
+long sys_pwritev(struct weft_call *c)
+{
+	if (bad_vector(ARG2(c), ARG3(c)))
+		return weft_call_plain(c);
+	return pwrite_on(c, (void *)ARG2(c), ARG3(c),
+		c->regs->rax == SYS_pwritev2 ? (int)ARG6(c) : 0);
+}
+
+long sys_sendfile(struct weft_call *c)
+{
+	return weft_io_sendfile((int)ARG1(c), (int)ARG2(c), (void *)ARG3(c), ARG4(c));
+}
+
+long sys_splice(struct weft_call *c)
+{
+	return weft_io_splice((int)ARG1(c), (void *)ARG2(c), (int)ARG3(c),
+		(void *)ARG4(c), ARG5(c), (unsigned)ARG6(c));
+}
+
+long sys_tee(struct weft_call *c)
+{
+	return weft_io_tee((int)ARG1(c), (int)ARG2(c), ARG3(c), (unsigned)ARG4(c));
+}
+
+long sys_vmsplice(struct weft_call *c)
+{
+	return weft_io_vmsplice(
+		(int)ARG1(c), (void *)ARG2(c), ARG3(c), (unsigned)ARG4(c));
 }
 
 /* ---- time ----------------------------------------------------------------- */

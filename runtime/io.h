@@ -64,6 +64,14 @@ long weft_io_sendmsg(int fd, const struct msghdr *msg, int flags);
 long weft_io_recvmmsg(int fd, struct mmsghdr *vec, unsigned n, unsigned flags,
 	const struct timespec *t);
 long weft_io_sendmmsg(int fd, struct mmsghdr *vec, unsigned n, unsigned flags);
+/* preadv2, pwritev2 and their kin, at >= 0. */
+long weft_io_pread(int fd, const struct iovec *iov, int n, int64_t at, int flags);
+long weft_io_pwrite(int fd, const struct iovec *iov, int n, int64_t at, int flags);
+long weft_io_sendfile(int out, int in, int64_t *off, size_t count);
+long weft_io_splice(
+	int in, int64_t *off_in, int out, int64_t *off_out, size_t len, unsigned flags);
+long weft_io_tee(int in, int out, size_t len, unsigned flags);
+long weft_io_vmsplice(int fd, const void *iov, size_t n, unsigned flags);
 long weft_io_accept(int fd, void *addr, void *addrlen, int flags);
 long weft_io_connect(int fd, const void *addr, unsigned len);
 long weft_io_try_poll(struct pollfd *fds, unsigned n, int timeout_ms);

@@ -71,3 +71,20 @@ bool weft_fd_likely_blocks(int fd);
 void weft_fd_learn(int fd, bool blocked);
 /* Marks fd as waited for; see weft_io_closing. */
 void weft_fd_busy(int fd, int delta);
+
+/* ---- transfer.c ----------------------------------------------------------- */
+
+size_t weft_iov_total(const struct iovec *iov, size_t n);
+/* The part of iov[] behind the first `skip` bytes, at most `room` entries; how many. */
+int weft_iov_rest(
+	const struct iovec *iov, size_t n, size_t skip, struct iovec *out, int room);
+
+/* ---- file.c: read and write at the position of a regular file ------------- */
+
+long weft_file_read(int fd, const struct iovec *iov, int n);
+long weft_file_write(int fd, const struct iovec *iov, int n);
+
+/* ---- offload.c ------------------------------------------------------------ */
+
+/* A system call on a helper thread; a signal for the fiber ends it with -EINTR. */
+long weft_io_in_kernel(long nr, long a, long b, long c, long d, long e, long f);

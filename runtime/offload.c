@@ -11,7 +11,8 @@
 #include <linux/futex.h>
 #include <sched.h>
 
-#include "sched_impl.h"
+#include "io_impl.h"
+#include "signals.h"
 
 static struct weft_lock idle_lock;
 static struct carrier *idle;  /* (idle_lock) linked by helper_next */
@@ -115,6 +116,34 @@ long weft_offload(long (*fn)(void *), void *arg)
 	ret = fn(arg);
 	weft_park(WEFT_REASON_OFFLOAD, back_commit, NULL);
 	return ret;
+}
+
+struct kernel_call {
+	const int *attention; /* NULL: no fiber */
+	long nr, args[6];
+};
+
+static long make_kernel_call(void *arg)
+{
+	struct kernel_call *k = arg;
+	const long *a = k->args;
+
+	return weft_signals_after_write(
+		k->attention ? weft_sys_interruptible(k->attention, k->nr, a)
+			     : weft_sys6(k->nr, a[0], a[1], a[2], a[3], a[4], a[5]));
+}
+
+long weft_io_in_kernel(long nr, long a, long b, long c, long d, long e, long f)
+{
+	struct fiber *self = weft_fiber_self();
+	struct kernel_call k = {
+		.attention = self ? weft_signals_attention_word(self) : NULL,
+		.nr = nr,
+		.args = {a, b, c, d, e, f},
+	};
+
+	weft_count_native((unsigned)nr);
+	return weft_offload(make_kernel_call, &k);
 }
 
 /* In a fork child: the helpers did not come along. */

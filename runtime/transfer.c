@@ -21,7 +21,7 @@ enum {
 	IOV_LIMIT = 1024,   /* UIO_MAXIOV */
 };
 
-static size_t iov_total(const struct iovec *iov, size_t n)
+size_t weft_iov_total(const struct iovec *iov, size_t n)
 {
 	size_t total = 0;
 
@@ -30,15 +30,12 @@ static size_t iov_total(const struct iovec *iov, size_t n)
 	return total;
 }
 
-/*
- * The part of iov[] behind the first `skip` bytes, at most REST entries of it.
- * Returns how many entries `out` holds.
- */
-static int iov_rest(const struct iovec *iov, size_t n, size_t skip, struct iovec *out)
+int weft_iov_rest(
+	const struct iovec *iov, size_t n, size_t skip, struct iovec *out, int room)
 {
 	int k = 0;
 
-	for (size_t i = 0; i < n && k < REST; i++) {
+	for (size_t i = 0; i < n && k < room; i++) {
 		if (skip >= iov[i].iov_len) {
 			skip -= iov[i].iov_len;
 			continue;
@@ -89,9 +86,18 @@ static long receive(const struct incoming *in, int extra)
 		(long)in->addrlen);
 }
 
-static long receive_plain(void *arg)
+/* A signal ends it, and a socket with a time-out is never asked again. */
+static long receive_in_kernel(const struct incoming *in)
 {
-	return receive(arg, 0);
+	long r = in->msg ? weft_io_in_kernel(SYS_recvmsg, in->file.fd, (long)in->msg,
+				   in->flags, 0, 0, 0)
+			 : weft_io_in_kernel(SYS_recvfrom, in->file.fd,
+				   (long)in->iov.iov_base, (long)in->iov.iov_len,
+				   in->flags, (long)in->addr, (long)in->addrlen);
+
+	if (r == -EINTR && weft_fd_deadline(in->file.fd, SO_RCVTIMEO) != WEFT_NO_DEADLINE)
+		return WEFT_RESTART_NEVER;
+	return r;
 }
 
 /*
@@ -121,7 +127,7 @@ static long receive_blocking(struct incoming *in)
 			       weft_fd_is_stream(in->file.fd);
 
 		if (gathers && (in->msg || in->flags & MSG_PEEK || !all))
-			return weft_offload(receive_plain, in);
+			return receive_in_kernel(in);
 		all = all && gathers;
 	}
 	weft_io_pretend_to_block(in->file.fd, events);
@@ -191,6 +197,24 @@ long weft_io_recvmsg(int fd, struct msghdr *msg, int flags)
 	return r;
 }
 
+/*
+ * Waits until a message or an error is there, and tells an error: without taking it,
+ * which asking for SO_ERROR would do. The wait ends as that of the receive would.
+ */
+static bool pending_error(int fd)
+{
+	struct weft_held file = {fd, false};
+	int now = weft_fd_poll_now(fd, POLLIN);
+
+	if (!now && !weft_fd_nonblocking(fd)) {
+		weft_io_wait_ready(&file, POLLIN, weft_fd_deadline(fd, SO_RCVTIMEO),
+			WEFT_REASON_READ);
+		now = weft_fd_poll_now(file.fd, POLLIN);
+		weft_held_release(&file);
+	}
+	return now & POLLERR;
+}
+
 long weft_io_recvmmsg(
 	int fd, struct mmsghdr *vec, unsigned n, unsigned flags, const struct timespec *t)
 {
@@ -212,6 +236,9 @@ long weft_io_recvmmsg(
 
 		if (done && flags & MSG_WAITFORONE)
 			f |= MSG_DONTWAIT;
+		/* An error that comes after a message is for the next call to tell. */
+		if (done && !(f & MSG_DONTWAIT) && pending_error(fd))
+			break;
 		r = weft_io_recvmsg(fd, &vec[done].msg_hdr, f);
 		if (r < 0)
 			return done ? (long)done : r;
@@ -260,8 +287,8 @@ static long sendmsg_rest(struct outgoing *o, int extra)
 		return weft_sys3(SYS_sendmsg, o->file.fd, (long)o->msg,
 			o->flags | extra | MSG_NOSIGNAL);
 	/* The name and the control data went with the first part. */
-	m.msg_iovlen =
-		(size_t)iov_rest(o->msg->msg_iov, o->msg->msg_iovlen, o->done, rest);
+	m.msg_iovlen = (size_t)weft_iov_rest(
+		o->msg->msg_iov, o->msg->msg_iovlen, o->done, rest, REST);
 	return weft_sys3(
 		SYS_sendmsg, o->file.fd, (long)&m, o->flags | extra | MSG_NOSIGNAL);
 }
@@ -282,22 +309,9 @@ static long raw_writev(int fd, const struct iovec *iov, int n)
  * for how much it does not say. A few characters of a terminal and the usual small
  * addition to an eventfd fit; anything else is written on a helper thread.
  */
-struct ready_write {
-	int fd, count;
-	const struct iovec *iov;
-};
-
-static long write_ready_plain(void *arg)
-{
-	struct ready_write *w = arg;
-
-	return raw_writev(w->fd, w->iov, w->count);
-}
-
 static long write_ready(int fd, const struct iovec *iov, int n)
 {
-	struct ready_write w = {fd, n, iov};
-	size_t total = iov_total(iov, (size_t)n);
+	size_t total = weft_iov_total(iov, (size_t)n);
 	uint32_t low = 0, high = 0;
 
 	static int large; /* (a) an eventfd may be nearly full: only after such a write */
@@ -309,8 +323,11 @@ static long write_ready(int fd, const struct iovec *iov, int n)
 	if (total == 8 && high)
 		store_relaxed(&large, 1);
 	if (total <= 256 && !(total == 8 && load_relaxed(&large)))
-		return write_ready_plain(&w);
-	return weft_offload(write_ready_plain, &w);
+		return raw_writev(fd, iov, n);
+	if (n == 1)
+		return weft_io_in_kernel(
+			SYS_write, fd, (long)iov->iov_base, (long)iov->iov_len, 0, 0, 0);
+	return weft_io_in_kernel(SYS_writev, fd, (long)iov, n, 0, 0, 0);
 }
 
 /*
@@ -325,7 +342,7 @@ static long attempt_write(struct outgoing *o)
 	long r;
 
 	if (o->done) {
-		n = iov_rest(o->iov, (size_t)o->count, o->done, rest);
+		n = weft_iov_rest(o->iov, (size_t)o->count, o->done, rest, REST);
 		iov = rest;
 	}
 	r = weft_sys6(SYS_pwritev2, o->file.fd, (long)iov, n, -1, -1, NOWAIT);
@@ -343,11 +360,29 @@ static long attempt_write(struct outgoing *o)
 	return r;
 }
 
-static long send_plain(void *arg)
+/* Waits where a signal can end it; the time-out is the kernel's own. */
+static long send_in_kernel(struct outgoing *o)
 {
-	struct outgoing *o = arg;
+	struct iovec rest[REST];
+	struct msghdr m = {.msg_iov = rest};
+	const struct msghdr *msg = o->msg;
+	int flags = o->flags | MSG_NOSIGNAL;
+	long r;
 
-	return o->msg ? sendmsg_rest(o, 0) : send_rest(o, 0);
+	if (msg && o->done) {
+		m.msg_iovlen = (size_t)weft_iov_rest(
+			msg->msg_iov, msg->msg_iovlen, o->done, rest, REST);
+		msg = &m;
+	}
+	if (msg)
+		r = weft_io_in_kernel(SYS_sendmsg, o->file.fd, (long)msg, flags, 0, 0, 0);
+	else
+		r = weft_io_in_kernel(SYS_sendto, o->file.fd,
+			(long)o->buf + (long)o->done, (long)(o->total - o->done), flags,
+			(long)o->addr, o->addrlen);
+	if (r == -EINTR && weft_fd_deadline(o->file.fd, SO_SNDTIMEO) != WEFT_NO_DEADLINE)
+		return WEFT_RESTART_NEVER;
+	return r;
 }
 
 /*
@@ -380,7 +415,7 @@ static long send_blocking(struct outgoing *o)
 		if (r != -EAGAIN || !known_blocking)
 			break;
 		if (o->timeout && ++empty > EMPTY_PROMISES) {
-			r = weft_offload(send_plain, o);
+			r = send_in_kernel(o);
 			if (r > 0)
 				o->done += (size_t)r;
 			break;
@@ -430,7 +465,7 @@ long weft_io_sendmsg(int fd, const struct msghdr *msg, int flags)
 		.flags = flags,
 		.timeout = SO_SNDTIMEO,
 		.msg = msg,
-		.total = iov_total(msg->msg_iov, msg->msg_iovlen)};
+		.total = weft_iov_total(msg->msg_iov, msg->msg_iovlen)};
 	long r;
 
 	if (!(flags & MSG_DONTWAIT) && msg->msg_iovlen <= IOV_LIMIT)
@@ -527,7 +562,7 @@ long weft_io_read(int fd, const struct iovec *iov, int n, enum weft_tried tried)
 	case WEFT_KIND_SOCKET:
 		return weft_io_read(fd, iov, n, WEFT_TRIED_NOT);
 	case WEFT_KIND_FILE:
-		return raw_readv(fd, iov, n);
+		return weft_file_read(fd, iov, n);
 	default:
 		return read_special(fd, iov, n);
 	}
@@ -555,13 +590,13 @@ long weft_io_write(int fd, const struct iovec *iov, int n, enum weft_tried tried
 	case WEFT_KIND_SOCKET:
 		return weft_io_write(fd, iov, n, WEFT_TRIED_NOT);
 	case WEFT_KIND_FILE:
-		return weft_signals_after_write(raw_writev(fd, iov, n));
+		return weft_file_write(fd, iov, n);
 	default: {
 		struct outgoing o = {.file = {fd, false},
 			.attempt = attempt_write,
 			.iov = iov,
 			.count = n,
-			.total = iov_total(iov, (size_t)n)};
+			.total = weft_iov_total(iov, (size_t)n)};
 
 		return send_blocking(&o);
 	}

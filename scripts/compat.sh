@@ -46,9 +46,13 @@ notes() {
 accept|ring|O_NONBLOCK: made at once
 accept4|ring|O_NONBLOCK: made at once
 connect|ring|O_NONBLOCK: made at once
-read|readiness|regular files and block devices: made on the carrier; files with neither poll nor RWF_NOWAIT too
+read|readiness|regular files and block devices: on the carrier what is in memory, else offloaded; files with neither poll nor RWF_NOWAIT: on the carrier
 readv|readiness|as read
-write|readiness|as read; written in full before it returns
+write|readiness|written in full before it returns; regular files: on the carrier, with O_SYNC, O_DSYNC or O_DIRECT offloaded
+sendfile|readiness|a stream socket gets as much at a time as it has room for; other ends but pipes, and data that is not in memory: offloaded
+splice|readiness|as sendfile
+tee|readiness|
+vmsplice|readiness|
 writev|readiness|as write
 recvfrom|readiness|SO_RCVLOWAT above 1, or MSG_WAITALL with MSG_PEEK: offloaded
 recvmsg|readiness|SO_RCVLOWAT above 1, or MSG_WAITALL: offloaded
@@ -128,7 +132,12 @@ msgrcv||only when nothing is there
 msgsnd||only when the queue is full
 open||a FIFO without a peer blocks the carrier; /proc/self/task/ID/comm of a fiber: its name, to be read
 ioctl||blocks the carrier if it blocks
-pread64||regular files block the carrier while they are read from a disk
+pread64||only when the data is not in memory
+pwrite64||only with O_SYNC, O_DSYNC or O_DIRECT
+preadv||as pread64
+pwritev||as pwrite64
+preadv2||as pread64; at the current position: as readv; RWF_NOWAIT: made at once
+pwritev2||as pwrite64, and with any flag; at the current position: as writev
 END
 }
 

@@ -58,6 +58,8 @@ long weft_sleep_by_cpu(struct weft_call *c);
 
 /* fcntl's F_SETOWN_EX. */
 long weft_set_owner(struct weft_call *c);
+/* Has the program as many threads as it allowed itself (RLIMIT_NPROC)? */
+bool weft_thread_limit_reached(void);
 
 /* Called when the process is about to end through exit_group. */
 extern void (*weft_at_exit_group)(void);

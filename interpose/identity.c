@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/kcmp.h>
 #include <sched.h>
 #include <stddef.h>
@@ -107,6 +108,45 @@ long sys_of_process(struct weft_call *c)
 	uint64_t id = process_of(ARG1(c));
 
 	return id == ARG1(c) ? WEFT_RAW : with_first(c, id);
+}
+
+/* ---- RLIMIT_NPROC --------------------------------------------------------- */
+
+static int thread_limit_set; /* (a) by this program, since it has fibers */
+
+long sys_prlimit64(struct weft_call *c)
+{
+	long r = with_first(c, process_of(ARG1(c)));
+
+	if (!r && ARG2(c) == RLIMIT_NPROC && ARG3(c))
+		store_relaxed(&thread_limit_set, 1);
+	return r;
+}
+
+/* copy_process() in the kernel: whom the limit does not bind. */
+static bool above_limits(void)
+{
+	struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+	struct __user_cap_data_struct caps[_LINUX_CAPABILITY_U32S_3] = {{0}};
+
+	return !weft_sys0(SYS_getuid) ||
+	       (!weft_sys2(SYS_capget, (long)&head, (long)caps) &&
+		       caps[0].effective &
+			       (1u << CAP_SYS_ADMIN | 1u << CAP_SYS_RESOURCE));
+}
+
+/*
+ * A limit that the program was given does not count fibers, which take no process id. A
+ * program that sets one itself means its threads, and is told when they are too many.
+ */
+bool weft_thread_limit_reached(void)
+{
+	struct rlimit limit;
+
+	if (likely(!load_relaxed(&thread_limit_set)) ||
+		weft_sys4(SYS_prlimit64, 0, RLIMIT_NPROC, 0, (long)&limit))
+		return false;
+	return weft_fibers_alive() >= limit.rlim_cur && !above_limits();
 }
 
 long sys_kcmp(struct weft_call *c)

@@ -63,9 +63,12 @@ static long make_native(struct weft_call *c, uintptr_t stack_top)
 
 static long make_fiber(struct weft_call *c, const struct clone_request *q)
 {
-	struct fiber *f = weft_fiber_new_clone((void *)q->stack_top, q->tls, c->regs);
+	struct fiber *f;
 	uint64_t start = 0;
 
+	if (weft_thread_limit_reached())
+		return -EAGAIN;
+	f = weft_fiber_new_clone((void *)q->stack_top, q->tls, c->regs);
 	if (!f)
 		return -EAGAIN;
 	if (weft_libc.start_routine)

@@ -95,6 +95,11 @@ static struct fiber *table_take(void)
 	return f;
 }
 
+uint32_t weft_fibers_alive(void)
+{
+	return load_relaxed(&weft_rt.alive);
+}
+
 static void table_give(struct fiber *f)
 {
 	struct runtime *rt = &weft_rt;

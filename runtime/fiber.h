@@ -67,6 +67,8 @@ struct fiber *weft_fiber_self(void);
 int weft_fiber_tid(const struct fiber *f);
 /* The live fiber with this id, or NULL. It may end any time after. */
 struct fiber *weft_fiber_by_tid(int tid);
+/* How many there are now, the main one among them. */
+uint32_t weft_fibers_alive(void);
 struct fiber *weft_fiber_main(void);
 void weft_fiber_set_clear_tid(struct fiber *f, int *word);
 int *weft_fiber_clear_tid(const struct fiber *f);

@@ -102,7 +102,7 @@ clock_gettime||of threads' CPU time: the fiber's; others: the kernel's
 clock_getres||as clock_gettime
 clock_settime||as clock_gettime: EPERM
 getrusage||RUSAGE_THREAD: the fiber's times and switches; faults and transfers are 0
-prlimit64||a fiber's id stands for the process; so for the five below
+prlimit64||a fiber's id stands for the process; so for the five below; RLIMIT_NPROC, once set, limits fibers
 kcmp||
 getpgid||
 getsid||

@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
 	cat <<'END'
-usage: scripts/setup.sh [-h | --list] [--no-checks]
+usage: scripts/setup.sh [-h | --list] [--no-checks] [--suites]
 
 Installs, with apt-get, the packages that weft's build, tests and demo need on
 a bare Debian 12 machine, and does nothing else. Packages that are there are
@@ -13,6 +13,7 @@ them is started or enabled.
 
   --list       only print the packages that are missing
   --no-checks  leave out what only scripts/check.sh needs (clang-format, shellcheck)
+  --suites     also what scripts/conformance.sh runs: other people's test suites
   -h           this text
 END
 }
@@ -31,6 +32,9 @@ packages=(
 # what scripts/check.sh looks at sources with
 checks=(clang-format shellcheck)
 
+# other people's test suites; posixtestsuite is a source package, which is not installed
+suites=(libglib2.0-tests stress-ng dpkg-dev)
+
 missing_packages() {
 	local installed package
 	installed=$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' \
@@ -48,6 +52,7 @@ while [ $# -gt 0 ]; do
 	-h | --help) usage && exit 0 ;;
 	--list) list_only=true ;;
 	--no-checks) checks=() ;;
+	--suites) packages+=("${suites[@]}") ;;
 	*) usage >&2 && exit 2 ;;
 	esac
 	shift

@@ -34,6 +34,17 @@ if(NOT WEFT_LDSO)
 	weft_find_dso(ld-linux-x86-64.so.2 /lib64/ld-linux-x86-64.so.2 WEFT_LDSO)
 endif()
 
+# Libraries that wait in the kernel by themselves, where the machine has them.
+set(WEFT_OTHER_DSOS)
+foreach(_name liburing.so.2 libgomp.so.1)
+	execute_process(COMMAND ${CMAKE_C_COMPILER} -print-file-name=${_name}
+		OUTPUT_VARIABLE _path OUTPUT_STRIP_TRAILING_WHITESPACE)
+	if(IS_ABSOLUTE "${_path}" AND EXISTS "${_path}")
+		file(REAL_PATH "${_path}" _path)
+		list(APPEND WEFT_OTHER_DSOS ${_path})
+	endif()
+endforeach()
+
 set(_finder site_finder.c finder_image.c finder_unwind.c finder_decode.c finder_live.c)
 list(TRANSFORM _finder PREPEND ${_sites}/)
 add_executable(weft_sitegen ${_sites}/sitegen.c ${_finder})
@@ -53,7 +64,8 @@ endforeach()
 set(WEFT_SITE_TABLES ${CMAKE_CURRENT_BINARY_DIR}/site_tables.c)
 add_custom_command(OUTPUT ${WEFT_SITE_TABLES}
 	COMMAND weft_sitegen ${WEFT_SITE_TABLES} ${WEFT_LIBC} ${WEFT_LDSO}
-	DEPENDS weft_sitegen ${WEFT_LIBC} ${WEFT_LDSO}
+		${WEFT_OTHER_DSOS}
+	DEPENDS weft_sitegen ${WEFT_LIBC} ${WEFT_LDSO} ${WEFT_OTHER_DSOS}
 	COMMENT "Finding the syscall sites of ${WEFT_LIBC}" VERBATIM)
 # One rule, also when several targets (of other directories) use the file.
 add_custom_target(weft_site_tables DEPENDS ${WEFT_SITE_TABLES})

@@ -39,9 +39,9 @@ extern "C" {
 
 #define WEFT_SLOT_SIZE  128 /* also in thunk_area.S and its CFI */
 #define WEFT_SLOT_CODE  104 /* bytes of code a slot can hold */
-#define WEFT_SLOT_COUNT 768 /* Debian 12 needs 572; a multiple of 32 (pages) */
+#define WEFT_SLOT_COUNT 768 /* Debian 12 needs 669; a multiple of 32 (pages) */
 #define WEFT_SPAN_MAX   24
-#define WEFT_DSO_MAX    2 /* libc and the loader */
+#define WEFT_DSO_MAX    4 /* libc, the loader, liburing, libgomp */
 
 enum weft_site_flag {
 	/*

@@ -40,7 +40,16 @@
 extern char **environ;
 extern void (*weft_activate)(void);
 
-enum { DSOS = 2, HWCAP2_FSGSBASE = 2 };
+enum { HWCAP2_FSGSBASE = 2 };
+
+/*
+ * Whose system calls lead to weft. Without the first two there is nothing to do. The
+ * others wait in the kernel through instructions of their own; they count when they
+ * are there at activation, and what is loaded later blocks its carrier.
+ */
+enum { NEEDED = 2, DSOS = WEFT_DSO_MAX };
+static const char *const dso_names[DSOS] = {
+	"libc.so", "ld-linux-x86-64.so", "liburing.so", "libgomp.so"};
 
 static struct {
 	struct weft_options options;
@@ -48,7 +57,8 @@ static struct {
 	struct weft_dso dso[DSOS];
 	const struct weft_site_table *table[DSOS];
 	struct weft_site_table decoded[DSOS];
-	char plugin[512]; /* libweft-sites.so, beside us */
+	bool wanted[DSOS]; /* loaded */
+	char plugin[512];  /* libweft-sites.so, beside us */
 	bool patched;
 	bool given_up;
 	struct weft_lock lock;
@@ -162,11 +172,10 @@ static const char *check_machine(void)
 
 static const char *check_dsos(void)
 {
-	static const char *const names[DSOS] = {"libc.so", "ld-linux-x86-64.so"};
-
-	for (int i = 0; i < DSOS; i++) {
-		if (weft_dso_find(names[i], &state.dso[i]))
+	for (int i = 0; i < NEEDED; i++) {
+		if (weft_dso_find(dso_names[i], &state.dso[i]))
 			return "libc.so.6 or ld.so is not what weft expects";
+		state.wanted[i] = true;
 		if (!state.options.sites_decode)
 			state.table[i] = weft_sites_table(&state.dso[i]);
 	}
@@ -231,21 +240,37 @@ static void say_native(const char *why)
 	weft_log_parts("running natively: ", why, NULL);
 }
 
+/* The libraries beside libc that are loaded by now. */
+static void find_others(void)
+{
+	for (int i = NEEDED; i < DSOS; i++) {
+		state.wanted[i] = !weft_dso_find(dso_names[i], &state.dso[i]);
+		if (state.wanted[i] && !state.options.sites_decode)
+			state.table[i] = weft_sites_table(&state.dso[i]);
+	}
+}
+
 /* A libc that was not there when weft was built is decoded now (about 0.1 s). */
 static const char *decode_sites(void)
 {
 	weft_sites_decode_fn *decode;
+	bool missing = false;
 	void *plugin;
 
-	if (state.table[0] && state.table[1])
+	for (int i = 0; i < DSOS; i++)
+		missing |= state.wanted[i] && !state.table[i];
+	if (!missing)
 		return NULL;
 	plugin = state.plugin[0] ? dlopen(state.plugin, RTLD_NOW | RTLD_LOCAL) : NULL;
+	if (!plugin && state.table[0] && state.table[1])
+		return NULL;
 	if (!plugin)
 		return "libc.so.6 is another build than weft was made for, and libweft-sites.so, "
 		       "which could read it, cannot be loaded";
 	decode = (weft_sites_decode_fn *)dlsym(plugin, WEFT_SITES_DECODE_NAME);
 	for (int i = 0; decode && i < DSOS; i++) {
-		if (!state.table[i] && decode(&state.dso[i], &state.decoded[i]) == 0)
+		if (state.wanted[i] && !state.table[i] &&
+			decode(&state.dso[i], &state.decoded[i]) == 0)
 			state.table[i] = &state.decoded[i];
 	}
 	dlclose(plugin);
@@ -256,15 +281,29 @@ static const char *decode_sites(void)
 
 static const char *patch(void)
 {
-	const struct weft_dso *dsos[DSOS] = {&state.dso[0], &state.dso[1]};
+	const struct weft_site_table *tables[DSOS];
+	const struct weft_dso *dsos[DSOS];
 	struct weft_sites_report report;
-	unsigned cursor = 0;
+	unsigned cursor = 0, n = 0;
 	const char *soname, *name, *reason;
 	int err;
 
 	if (state.patched)
 		return NULL;
-	err = weft_sites_install(dsos, state.table, DSOS, &report);
+	for (int i = 0; i < DSOS; i++) {
+		if (state.table[i]) {
+			dsos[n] = &state.dso[i];
+			tables[n++] = state.table[i];
+		} else if (state.wanted[i]) {
+			weft_log_parts(dso_names[i],
+				": its system calls could not be found and block others",
+				NULL);
+		}
+	}
+	err = weft_sites_install(dsos, tables, n, &report);
+	/* One of the others may be too far away, or changed by somebody. */
+	if (err && n > NEEDED)
+		err = weft_sites_install(dsos, tables, NEEDED, &report);
 	switch (err) {
 	case 0:
 		break;
@@ -375,6 +414,8 @@ static const char *try_activate(void)
 		return why;
 	if (!threads || *threads != 1)
 		return "the process made threads before weft could see them";
+	if (!state.patched)
+		find_others();
 	why = decode_sites();
 	if (why)
 		return why;

@@ -234,7 +234,7 @@ static void check_pristine(const Loaded &l)
 
 TEST(SiteTable, CoversThisMachinesLibcAndLoader)
 {
-	ASSERT_EQ(weft_site_table_count, 2u);
+	ASSERT_GE(weft_site_table_count, 2u); /* and liburing, libgomp */
 	Loaded l;
 
 	for (int k = 0; k < 2; k++) {

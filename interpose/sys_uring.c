@@ -1,0 +1,85 @@
+/*
+ * sys_uring.c - io_uring as the program uses it: a thread that waits for its own
+ * ring's completions parks.
+ *
+ * Reached from liburing's sites and from syscall(2). A ring belongs to the process
+ * but for what newer kernels tie to one kernel thread (registered ring descriptors,
+ * a single issuer): a fiber changes kernel threads, so these are refused as older
+ * kernels refuse them, and programs do without.
+ */
+#include <errno.h>
+#include <linux/io_uring.h>
+#include <poll.h>
+
+#include "../runtime/io_impl.h"
+#include "../runtime/sys.h"
+#include "dispatch.h"
+
+/* linux/io_uring.h of newer kernels. */
+enum {
+	SETUP_SINGLE_ISSUER = 1 << 12,
+	SETUP_DEFER_TASKRUN = 1 << 13,
+	SETUP_REGISTERED_FD_ONLY = 1 << 15,
+	REGISTER_RING_FDS = 20,
+	UNREGISTER_RING_FDS = 21,
+	PARAMS_FLAGS = 2, /* the word in struct io_uring_params */
+};
+
+/*
+ * One completion to wait for, which is what liburing asks for nearly always: what is
+ * to be submitted is submitted, then the ring is polled like any descriptor. That it
+ * comes back with readiness and not with a count is no difference: the callers of
+ * io_uring_enter(2) look at their queue, also since signals may end it early.
+ *
+ * More completions, a time-out, a mask or SQPOLL's own waiting: a helper thread.
+ */
+long sys_io_uring_enter(struct weft_call *c)
+{
+	const unsigned simple = IORING_ENTER_GETEVENTS | IORING_ENTER_SQ_WAKEUP;
+	struct weft_held ring = {(int)ARG1(c), false};
+	unsigned want = (unsigned)ARG3(c), flags = (unsigned)ARG4(c);
+	struct pollfd look = {ring.fd, POLLIN, 0};
+	long submitted, r;
+
+	if (!(flags & (IORING_ENTER_GETEVENTS | IORING_ENTER_SQ_WAIT)) || !want)
+		return WEFT_RAW;
+	if (want > 1 || flags & ~simple || ARG5(c))
+		return weft_call_offload(c);
+	submitted = weft_sys6(SYS_io_uring_enter, ring.fd, (long)ARG2(c), 0, flags, 0, 0);
+	/* Some were not taken: then the kernel does not wait either. */
+	if (submitted < 0 || (unsigned)submitted != (unsigned)ARG2(c))
+		return submitted;
+	for (;;) {
+		r = weft_sys3(SYS_poll, (long)&look, 1, 0);
+		if (r)
+			break;
+		r = weft_io_wait_ready(
+			&ring, POLLIN, WEFT_NO_DEADLINE, WEFT_REASON_URING);
+		if (r < 0)
+			break;
+	}
+	weft_held_release(&ring);
+	return r == -EINTR && !submitted ? r : submitted;
+}
+
+long sys_io_uring_setup(struct weft_call *c)
+{
+	const uint32_t *params = (const uint32_t *)ARG2(c);
+	uint32_t flags;
+
+	if (weft_load_user(params + PARAMS_FLAGS, &flags))
+		return WEFT_RAW;
+	if (flags &
+		(SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN | SETUP_REGISTERED_FD_ONLY))
+		return -EINVAL;
+	return WEFT_RAW;
+}
+
+long sys_io_uring_register(struct weft_call *c)
+{
+	unsigned op = (unsigned)ARG2(c);
+
+	if (op == REGISTER_RING_FDS || op == UNREGISTER_RING_FDS)
+		return -EINVAL;
+	return WEFT_RAW;
+}

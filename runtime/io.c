@@ -33,10 +33,28 @@ void weft_io_abort(struct carrier *c, struct fiber *f, enum weft_wake how)
 				pack(f, w * 64 + (unsigned)__builtin_ctzll(bits)));
 }
 
+static struct fiber *fiber_of(uint64_t user_data)
+{
+	return (struct fiber *)(uintptr_t)(user_data & ((1ull << INDEX_SHIFT) - 1));
+}
+
+/*
+ * The operation was just being made by a kernel worker, whose sleep the cancel did not
+ * end: it had not begun (a connect to a full UNIX listener, Linux 6.18). Until it ends
+ * it is cancelled again. An operation that ended meanwhile has cleared its bit.
+ */
+void weft_io_cancel_failed(struct carrier *c, uint64_t user_data)
+{
+	struct fiber *f = fiber_of(user_data);
+
+	if (load_seq_cst(&f->io_carrier) == c && f->io_cancelled &&
+		f->io_bits & 1ull << (user_data >> INDEX_SHIFT))
+		weft_ring_cancel(c->ring, user_data);
+}
+
 void weft_io_complete(struct carrier *c, uint64_t user_data, int res)
 {
-	struct fiber *f =
-		(struct fiber *)(uintptr_t)(user_data & ((1ull << INDEX_SHIFT) - 1));
+	struct fiber *f = fiber_of(user_data);
 	unsigned index = (unsigned)(user_data >> INDEX_SHIFT);
 	enum weft_wake how = WEFT_WAKE_DONE;
 

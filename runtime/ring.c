@@ -2,8 +2,8 @@
  * ring.c - a carrier's io_uring; the only file that includes liburing.h.
  *
  * Each ring belongs to one carrier: only it submits, only it reaps. Operations
- * carry the fiber in their user_data (io.c packs it); user_data 0 is nobody's
- * (cancels), EVENT is the eventfd that wakes a sleeping carrier.
+ * carry the fiber in their user_data (io.c packs it), cancels that of what they
+ * cancel plus CANCEL; EVENT is the eventfd that wakes a sleeping carrier.
  *
  * Rings are opened by the thread that starts the runtime, disabled, and enabled
  * by their carrier: SINGLE_ISSUER binds a ring to the task that enables it. The
@@ -20,6 +20,7 @@ enum {
 	SQ_ENTRIES = 256,
 	CQ_ENTRIES = 4096,
 	EVENT = 1,
+	CANCEL = 2,         /* fibers are aligned: no bit of theirs */
 	OP_FUTEX_WAIT = 51, /* linux 6.7, not in Debian 12's headers */
 	FUTEX2_SIZE_U32 = 2,
 };
@@ -248,7 +249,7 @@ void weft_ring_cancel(struct weft_ring *r, uint64_t target)
 	struct io_uring_sqe *sqe = next_sqe(r);
 
 	io_uring_prep_cancel64(sqe, target, 0);
-	io_uring_sqe_set_data64(sqe, 0);
+	io_uring_sqe_set_data64(sqe, target | CANCEL);
 }
 
 bool weft_ring_pending(const struct weft_ring *r)
@@ -274,8 +275,11 @@ static bool reap(struct carrier *c)
 			weft_ring_arm_event(r, r->event_fd, r->event_value);
 			continue;
 		}
-		if (!user_data)
+		if (user_data & CANCEL) {
+			if (res == -EALREADY || res == -ENOENT)
+				weft_io_cancel_failed(c, user_data & ~(uint64_t)CANCEL);
 			continue;
+		}
 		r->inflight--;
 		weft_io_complete(c, user_data, res);
 	}

@@ -104,6 +104,7 @@ void weft_ring_wait(struct carrier *c, uint64_t deadline_ns);
 
 /* io.c: a completion. */
 void weft_io_complete(struct carrier *c, uint64_t user_data, int res);
+void weft_io_cancel_failed(struct carrier *c, uint64_t user_data);
 /* io.c: the fiber's operations in its carrier's ring are to end. */
 void weft_io_abort(struct carrier *c, struct fiber *f, enum weft_wake how);
 

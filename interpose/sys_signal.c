@@ -5,6 +5,7 @@
 #include "../runtime/signals.h"
 #include "../runtime/sys.h"
 #include "dispatch.h"
+#include "real.h"
 
 static bool bad(uintptr_t p, size_t bytes)
 {
@@ -64,6 +65,20 @@ long sys_sigaltstack(struct weft_call *c)
 	if (bad(ARG1(c), sizeof(stack_t)) || bad(ARG2(c), sizeof(stack_t)))
 		return -EFAULT;
 	return weft_sig_altstack((const void *)ARG1(c), (void *)ARG2(c), c->regs->rsp);
+}
+
+/* Seen here when it is made before the first thread. */
+WEFT_EXPORT int signalfd(int fd, const sigset_t *mask, int flags)
+{
+	weft_signals_expect_signalfd();
+	return WEFT_REAL(signalfd)(fd, mask, flags);
+}
+
+long sys_signalfd(struct weft_call *c)
+{
+	(void)c;
+	weft_signals_expect_signalfd();
+	return WEFT_RAW;
 }
 
 static bool own_pid(int pid)

@@ -13,6 +13,7 @@
 enum { NODE_CHUNK = 64 * 1024 };
 
 static struct sig_node *node_free; /* (l) */
+static int signalfds;              /* (a) the program has made one */
 static char *node_next, *node_end; /* (l) */
 
 static void make_info(void *info, int sig, int code)
@@ -138,6 +139,30 @@ long weft_sig_queue(struct fiber *f, int sig, const void *info, bool process)
 	return 0;
 }
 
+void weft_signals_expect_signalfd(void)
+{
+	store_relaxed(&signalfds, 1);
+}
+
+/*
+ * A signalfd shows what is pending in the kernel. A signal for a thread waits there when
+ * no thread lets it in, which is how programs with a signalfd have it: then nobody but
+ * the reader of the descriptor can tell it from one for the process.
+ */
+static bool keep_in_kernel(int sig, uint64_t mask)
+{
+	return load_relaxed(&signalfds) &&
+	       BIT(sig) & mask & load_seq_cst(&weft_sig.blocked_by_all);
+}
+
+/* The kernel lets only a process's first thread say SI_TKILL here: SI_USER, then. */
+static long send_to_kernel(int sig, const void *info)
+{
+	long r = weft_sys3(SYS_rt_sigqueueinfo, weft_rt.pid, sig, (long)info);
+
+	return r == -EPERM ? weft_sys2(SYS_kill, weft_rt.pid, sig) : r;
+}
+
 long weft_sig_send_fiber(struct fiber *f, int sig, const void *info, bool process)
 {
 	bool open;
@@ -155,6 +180,11 @@ long weft_sig_send_fiber(struct fiber *f, int sig, const void *info, bool proces
 	if (process && load_relaxed(&f->sig.mask) & BIT(sig)) {
 		weft_unlock(&weft_sig.lock);
 		return WEFT_SIG_NATIVE; /* blocked it or ended: pick another */
+	}
+	if (keep_in_kernel(sig, load_relaxed(&f->sig.mask))) {
+		r = send_to_kernel(sig, info);
+		weft_unlock(&weft_sig.lock);
+		return r;
 	}
 	r = weft_sig_queue(f, sig, info, process);
 	open = !(load_relaxed(&f->sig.mask) & BIT(sig));

@@ -70,6 +70,9 @@ long weft_sig_send_thread(int tid, int sig, const void *info);
 /* kill and rt_sigqueueinfo to this very process, by its id or that of a fiber. */
 long weft_sig_send_process(int id, int sig, const void *info);
 
+/* The program makes a signalfd, which must see signals for fibers. */
+void weft_signals_expect_signalfd(void);
+
 /* ---- temporary masks: ppoll, pselect, epoll_pwait ------------------------- */
 
 /* Swaps the mask in until the next handler ran or weft_sig_mask_end. */

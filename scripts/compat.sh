@@ -86,6 +86,8 @@ execve||the kernel's, with the fiber's own signal mask
 execveat||as execve
 gettid||the main thread's is the process id, others are above 4,194,304
 rseq||ENOSYS
+signalfd||a signal for a thread is then pending for the process, if all threads block it
+signalfd4||as signalfd
 prctl||PR_SET_NAME, PR_GET_NAME, PR_SET_TIMERSLACK and PR_GET_TIMERSLACK are the fiber's; others are the kernel's, made on the carrier
 get_robust_list||
 sched_getaffinity||the fiber's own once it was set; else the carrier's, all of which are alike
@@ -215,6 +217,7 @@ syscall_of() {
 	pthread_mutex_*) echo futex ;;
 	pthread_create | thrd_create) echo clone3 ;;
 	closefrom) echo close_range ;;
+	signalfd) echo signalfd4 ;;
 	pthread_setname_np | pthread_getname_np) echo prctl ;;
 	*) echo "$1" ;;
 	esac

@@ -11,7 +11,7 @@
 #include <linux/io_uring.h>
 #include <poll.h>
 
-#include "../runtime/io_impl.h"
+#include "../runtime/io.h"
 #include "../runtime/sys.h"
 #include "dispatch.h"
 
@@ -36,29 +36,20 @@ enum {
 long sys_io_uring_enter(struct weft_call *c)
 {
 	const unsigned simple = IORING_ENTER_GETEVENTS | IORING_ENTER_SQ_WAKEUP;
-	struct weft_held ring = {(int)ARG1(c), false};
+	const int fd = (int)ARG1(c);
 	unsigned want = (unsigned)ARG3(c), flags = (unsigned)ARG4(c);
-	struct pollfd look = {ring.fd, POLLIN, 0};
+	struct pollfd look = {fd, POLLIN, 0};
 	long submitted, r;
 
 	if (!(flags & (IORING_ENTER_GETEVENTS | IORING_ENTER_SQ_WAIT)) || !want)
 		return WEFT_RAW;
 	if (want > 1 || flags & ~simple || ARG5(c))
 		return weft_call_offload(c);
-	submitted = weft_sys6(SYS_io_uring_enter, ring.fd, (long)ARG2(c), 0, flags, 0, 0);
+	submitted = weft_sys6(SYS_io_uring_enter, fd, (long)ARG2(c), 0, flags, 0, 0);
 	/* Some were not taken: then the kernel does not wait either. */
 	if (submitted < 0 || (unsigned)submitted != (unsigned)ARG2(c))
 		return submitted;
-	for (;;) {
-		r = weft_sys3(SYS_poll, (long)&look, 1, 0);
-		if (r)
-			break;
-		r = weft_io_wait_ready(
-			&ring, POLLIN, WEFT_NO_DEADLINE, WEFT_REASON_URING);
-		if (r < 0)
-			break;
-	}
-	weft_held_release(&ring);
+	r = weft_io_poll(&look, 1, WEFT_NO_DEADLINE, WEFT_TRIED_NOT);
 	return r == -EINTR && !submitted ? r : submitted;
 }
 

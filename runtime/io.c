@@ -46,9 +46,10 @@ static struct fiber *fiber_of(uint64_t user_data)
 void weft_io_cancel_failed(struct carrier *c, uint64_t user_data)
 {
 	struct fiber *f = fiber_of(user_data);
+	unsigned index = (unsigned)(user_data >> INDEX_SHIFT);
 
 	if (load_seq_cst(&f->io_carrier) == c && f->io_cancelled &&
-		f->io_bits & 1ull << (user_data >> INDEX_SHIFT))
+		index / 64 < f->io_words && f->io_bits[index / 64] & 1ull << index % 64)
 		weft_ring_cancel(c->ring, user_data);
 }
 

@@ -56,6 +56,9 @@ struct fiber *weft_clock_fiber(int clock, struct fiber *self);
 /* clock_nanosleep on clocks that the ring's timers do not know. */
 long weft_sleep_by_cpu(struct weft_call *c);
 
+/* The open calls, of a file that is not weft's own to answer for. */
+long weft_open_file(struct weft_call *c, int dir, const char *path, uint64_t flags);
+
 /* fcntl's F_SETOWN_EX. */
 long weft_set_owner(struct weft_call *c);
 /* Has the program as many threads as it allowed itself (RLIMIT_NPROC)? */

@@ -309,8 +309,7 @@ long sys_open(struct weft_call *c)
 
 	if (f)
 		return open_name(f, (int)ARG2(c));
-	weft_count_native((unsigned)c->regs->rax);
-	return WEFT_RAW;
+	return weft_open_file(c, AT_FDCWD, (const char *)ARG1(c), ARG2(c));
 }
 
 long sys_openat(struct weft_call *c)
@@ -319,8 +318,7 @@ long sys_openat(struct weft_call *c)
 
 	if (f)
 		return open_name(f, (int)ARG3(c));
-	weft_count_native((unsigned)c->regs->rax);
-	return WEFT_RAW;
+	return weft_open_file(c, (int)ARG1(c), (const char *)ARG2(c), ARG3(c));
 }
 
 /*

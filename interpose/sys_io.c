@@ -1,7 +1,11 @@
 /* sys_io.c - handlers for transfers, connections and multiplexing. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/vt.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -547,6 +551,79 @@ long sys_close_range(struct weft_call *c)
 		at = end + 1;
 	}
 	return r;
+}
+
+/*
+ * May opening this file wait: a FIFO for its other end, a serial line for its carrier?
+ * Whoever puts one in a file's place between the question and the call blocks a
+ * carrier, as a slow disk does.
+ */
+static bool open_may_wait(int dir, const char *path, uint64_t flags)
+{
+	struct stat st;
+	unsigned major;
+
+	if (flags & (O_NONBLOCK | O_PATH | O_DIRECTORY) ||
+		weft_sys4(SYS_newfstatat, dir, (long)path, (long)&st, 0))
+		return false;
+	if (S_ISFIFO(st.st_mode))
+		return (flags & O_ACCMODE) != O_RDWR;
+	if (!S_ISCHR(st.st_mode))
+		return false;
+	major = (unsigned)(st.st_rdev >> 8) & 0xfff;
+	/* ttyS and its like (Documentation/admin-guide/devices.txt) */
+	return (major == 4 && (st.st_rdev & 0xff) >= 64) || major == 166 ||
+	       major == 188 || major == 204;
+}
+
+long weft_open_file(struct weft_call *c, int dir, const char *path, uint64_t flags)
+{
+	return open_may_wait(dir, path, flags) ? weft_call_offload(c) : WEFT_RAW;
+}
+
+long sys_creat(struct weft_call *c)
+{
+	return weft_open_file(c, AT_FDCWD, (const char *)ARG1(c), O_WRONLY);
+}
+
+long sys_openat2(struct weft_call *c)
+{
+	const uint64_t *how = (const uint64_t *)ARG3(c);
+	uint32_t probe;
+
+	if (ARG4(c) < sizeof *how || weft_load_user((const uint32_t *)how, &probe) ||
+		weft_load_user((const uint32_t *)how + 1, &probe))
+		return WEFT_RAW;
+	return weft_open_file(c, (int)ARG1(c), (const char *)ARG2(c), *how);
+}
+
+/* Requests that wait for a device, or for a disk. */
+long sys_ioctl(struct weft_call *c)
+{
+	switch ((unsigned)ARG2(c)) {
+	case TCSBRK: /* tcdrain, tcsendbreak */
+	case TCSBRKP:
+	case TCSETSW: /* tcsetattr with TCSADRAIN or TCSAFLUSH */
+	case TCSETSF:
+	case TCSETAW:
+	case TCSETAF:
+	case TIOCMIWAIT:
+	case FIFREEZE:
+	case FITHAW:
+	case FITRIM:
+	case FICLONE:
+	case FICLONERANGE:
+	case FIDEDUPERANGE:
+	case BLKFLSBUF:
+	case BLKDISCARD:
+	case BLKSECDISCARD:
+	case BLKZEROOUT:
+	case VT_WAITACTIVE:
+	case VT_WAITEVENT:
+		return weft_call_offload(c);
+	default:
+		return WEFT_RAW;
+	}
 }
 
 /* Locks that wait: try, then wait where only the kernel can. */

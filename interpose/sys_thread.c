@@ -8,8 +8,10 @@
 #include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/sem.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -478,23 +480,117 @@ long sys_native_write(struct weft_call *c)
 	return weft_signals_after_write(weft_call_plain(c));
 }
 
-/* Looks first; only a child that is not there yet costs a helper. */
+/*
+ * Children: looked for without waiting, then waited for without taking what becomes
+ * of them, and looked for again: a wait that a signal ends loses nothing.
+ */
+enum { KINDS_OF_CHILDREN = (int)(__WNOTHREAD | __WALL | __WCLONE) };
+
 long sys_wait4(struct weft_call *c)
 {
 	struct weft_regs regs = *c->regs;
 	struct weft_call now = {.regs = &regs, .fiber = c->fiber};
-	long r;
+	int pid = (int)ARG1(c), options = (int)ARG3(c);
+	idtype_t type = pid > 0 ? P_PID : pid == -1 ? P_ALL : P_PGID;
 
-	if (ARG3(c) & WNOHANG)
+	if (options & WNOHANG)
 		return WEFT_RAW;
 	regs.rdx |= WNOHANG;
-	r = weft_call_plain(&now);
-	return r ? r : weft_call_offload(c);
+	for (;;) {
+		long r = weft_call_plain(&now);
+
+		if (r)
+			return r;
+		if (!weft_ring_can_waitid())
+			return weft_call_offload(c);
+		r = weft_io_wait_child((int)type, pid < -1 ? -pid : pid,
+			WEXITED | WNOWAIT |
+				(options & (WUNTRACED | WCONTINUED | KINDS_OF_CHILDREN)));
+		if (r < 0)
+			return r;
+	}
 }
 
 long sys_waitid(struct weft_call *c)
 {
-	return ARG4(c) & WNOHANG ? WEFT_RAW : weft_call_offload(c);
+	struct weft_regs regs = *c->regs;
+	struct weft_call now = {.regs = &regs, .fiber = c->fiber};
+	siginfo_t own;
+	const siginfo_t *info = ARG3(c) ? (const siginfo_t *)ARG3(c) : &own;
+
+	if (ARG4(c) & WNOHANG || ARG1(c) == P_PIDFD)
+		return ARG4(c) & WNOHANG ? WEFT_RAW : weft_call_offload(c);
+	regs.r10 |= WNOHANG;
+	regs.rdx = (uint64_t)info;
+	for (;;) {
+		long r = weft_call_plain(&now);
+
+		if (r || info->si_signo)
+			return r;
+		if (!weft_ring_can_waitid())
+			return weft_call_offload(c);
+		r = weft_io_wait_child(
+			(int)ARG1(c), (int)ARG2(c), (int)ARG4(c) | WNOWAIT);
+		if (r < 0)
+			return r;
+	}
+}
+
+/*
+ * Semaphores: an operation that needs no waiting is made here. Only what would have to
+ * wait goes to a helper, as the program wrote it.
+ */
+long sys_semop(struct weft_call *c)
+{
+	struct sembuf ops[16], *theirs = (struct sembuf *)ARG2(c);
+	struct weft_regs regs = *c->regs;
+	struct weft_call now = {.regs = &regs, .fiber = c->fiber};
+	size_t n = ARG3(c);
+	uint32_t probe;
+	long r;
+
+	if (!n || n > sizeof ops / sizeof *ops ||
+		weft_load_user((const uint32_t *)theirs, &probe) ||
+		weft_load_user((const uint32_t *)((char *)(theirs + n) - 4), &probe))
+		return weft_call_offload(c);
+	for (size_t i = 0; i < n; i++) {
+		ops[i] = theirs[i];
+		ops[i].sem_flg |= IPC_NOWAIT;
+	}
+	regs.rsi = (uint64_t)ops;
+	r = weft_call_plain(&now);
+	return r == -EAGAIN ? weft_call_offload(c) : r;
+}
+
+/*
+ * A message queue is a descriptor that can be polled, and a time that is over makes
+ * its calls ones that do not wait. What is wrong with an argument, they say first.
+ */
+long sys_mq_timed(struct weft_call *c)
+{
+	bool in = c->regs->rax == SYS_mq_timedreceive;
+	const struct timespec *t = (const void *)ARG5(c), over = {0, 0};
+	struct weft_regs regs = *c->regs;
+	struct weft_call now = {.regs = &regs, .fiber = c->fiber};
+	uint64_t deadline = WEFT_NO_DEADLINE;
+	uint32_t probe;
+
+	if (t && (weft_load_user((const uint32_t *)t, &probe) ||
+			 weft_load_user((const uint32_t *)t + 3, &probe) || bad_time(t)))
+		return weft_call_plain(c);
+	if (t)
+		deadline = weft_deadline_of(CLOCK_REALTIME, t);
+	regs.r8 = (uint64_t)&over;
+	for (;;) {
+		struct pollfd p = {(int)ARG1(c), in ? POLLIN : POLLOUT, 0};
+		long r = weft_call_plain(&now);
+
+		if (r != -ETIMEDOUT)
+			return r;
+		r = weft_io_poll(&p, 1, deadline, WEFT_TRIED_BLOCKS);
+		if (r <= 0)
+			return r ? r : -ETIMEDOUT;
+	}
 }
 
 enum { NO_WAIT = 04000 /* IPC_NOWAIT */ };

@@ -73,13 +73,22 @@ void weft_io_complete(struct carrier *c, uint64_t user_data, int res)
 	weft_unpark(f);
 }
 
-enum op_kind { OP_POLL, OP_POLL_MANY, OP_RECV, OP_ACCEPT, OP_CONNECT, OP_FUTEX };
+enum op_kind {
+	OP_POLL,
+	OP_POLL_MANY,
+	OP_RECV,
+	OP_ACCEPT,
+	OP_CONNECT,
+	OP_FUTEX,
+	OP_CHILD
+};
 
 struct op {
 	enum op_kind kind;
 	int fd, flags;
-	unsigned events; /* or a futex's bitset */
-	unsigned count;  /* of fds; or an address's length, or a futex's value */
+	unsigned events; /* or a futex's bitset, or a child's id */
+	unsigned
+		count; /* of fds; or an address's length, a futex's value, an id's type */
 	struct pollfd *fds;
 	void *addr, *addrlen;
 	uint64_t deadline;
@@ -122,6 +131,10 @@ static void submit(struct carrier *c, struct fiber *f, const struct op *op)
 		break;
 	case OP_FUTEX:
 		weft_ring_futex_wait(r, op->addr, op->count, op->events, pack(f, 0));
+		break;
+	case OP_CHILD:
+		weft_ring_waitid(
+			r, (int)op->count, (int)op->events, op->flags, pack(f, 0));
 		break;
 	}
 }
@@ -240,6 +253,18 @@ long weft_io_futex_shared(
 		.deadline = deadline_ns};
 
 	return op_wait(&op, WEFT_REASON_FUTEX, &(int){0});
+}
+
+long weft_io_wait_child(int idtype, int id, int options)
+{
+	struct op op = {.kind = OP_CHILD,
+		.fd = -1,
+		.flags = options,
+		.events = (unsigned)id,
+		.count = (unsigned)idtype,
+		.deadline = WEFT_NO_DEADLINE};
+
+	return op_wait(&op, WEFT_REASON_CHILD, &(int){0});
 }
 
 /* ---- connections ---------------------------------------------------------- */

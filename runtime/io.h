@@ -80,6 +80,8 @@ long weft_io_poll(
 /* A futex word in memory shared with other processes, waited for in the ring. */
 long weft_io_futex_shared(
 	uint32_t *word, uint32_t val, uint32_t bitset, uint64_t deadline_ns);
+/* waitid without a result; options should have WNOWAIT (weft_ring_can_waitid). */
+long weft_io_wait_child(int idtype, int id, int options);
 long weft_io_select(int n, void *in, void *out, void *ex, uint64_t deadline_ns);
 long weft_io_epoll_wait(int epfd, void *events, int max, uint64_t deadline_ns);
 

@@ -20,8 +20,9 @@ enum {
 	SQ_ENTRIES = 256,
 	CQ_ENTRIES = 4096,
 	EVENT = 1,
-	CANCEL = 2,         /* fibers are aligned: no bit of theirs */
-	OP_FUTEX_WAIT = 51, /* linux 6.7, not in Debian 12's headers */
+	CANCEL = 2,     /* fibers are aligned: no bit of theirs */
+	OP_WAITID = 50, /* linux 6.7, not in Debian 12's headers */
+	OP_FUTEX_WAIT = 51,
 	FUTEX2_SIZE_U32 = 2,
 };
 
@@ -33,7 +34,7 @@ struct weft_ring {
 	uint64_t *event_value;
 };
 
-static bool has_futex;
+static bool has_futex, has_waitid;
 
 int weft_ring_open(struct weft_ring **ret)
 {
@@ -87,9 +88,12 @@ static void probe(struct weft_ring *r)
 	struct io_uring_probe *p = (struct io_uring_probe *)buf;
 
 	weft_memset(buf, 0, sizeof buf);
-	if (io_uring_register_probe(&r->ring, p, 128) == 0)
-		has_futex = p->last_op >= OP_FUTEX_WAIT &&
-			    (p->ops[OP_FUTEX_WAIT].flags & IO_URING_OP_SUPPORTED);
+	if (io_uring_register_probe(&r->ring, p, 128))
+		return;
+	has_futex = p->last_op >= OP_FUTEX_WAIT &&
+		    (p->ops[OP_FUTEX_WAIT].flags & IO_URING_OP_SUPPORTED);
+	has_waitid = p->last_op >= OP_WAITID &&
+		     (p->ops[OP_WAITID].flags & IO_URING_OP_SUPPORTED);
 }
 
 /* On the carrier's own kernel thread, before its first operation. */
@@ -113,6 +117,11 @@ int weft_ring_enable(struct weft_ring *r)
 bool weft_ring_can_futex(void)
 {
 	return has_futex;
+}
+
+bool weft_ring_can_waitid(void)
+{
+	return has_waitid;
 }
 
 void weft_ring_close(struct weft_ring *r)
@@ -240,6 +249,18 @@ void weft_ring_futex_wait(struct weft_ring *r, uint32_t *word, uint32_t val,
 
 	io_uring_prep_rw(OP_FUTEX_WAIT, sqe, FUTEX2_SIZE_U32, word, 0, val);
 	sqe->addr3 = bitset;
+	io_uring_sqe_set_data64(sqe, user_data);
+	r->inflight++;
+}
+
+/* waitid(2) for a child of the process; what became of it is not asked here. */
+void weft_ring_waitid(
+	struct weft_ring *r, int idtype, int id, int options, uint64_t user_data)
+{
+	struct io_uring_sqe *sqe = next_sqe(r);
+
+	io_uring_prep_rw(OP_WAITID, sqe, id, NULL, (unsigned)idtype, 0);
+	sqe->file_index = (unsigned)options;
 	io_uring_sqe_set_data64(sqe, user_data);
 	r->inflight++;
 }

@@ -91,6 +91,8 @@ long weft_offload(long (*fn)(void *arg), void *arg);
 
 /* Can words shared with other processes be waited for in the ring (Linux 6.7)? */
 bool weft_ring_can_futex(void);
+/* … and children (Linux 6.7)? */
+bool weft_ring_can_waitid(void);
 
 /* ---- counting ------------------------------------------------------------- */
 

@@ -92,6 +92,8 @@ void weft_ring_recv(
 	struct weft_ring *r, int fd, void *buf, size_t len, uint64_t user_data);
 void weft_ring_futex_wait(struct weft_ring *r, uint32_t *word, uint32_t val,
 	uint32_t bitset, uint64_t user_data);
+void weft_ring_waitid(
+	struct weft_ring *r, int idtype, int id, int options, uint64_t user_data);
 void weft_ring_cancel(struct weft_ring *r, uint64_t target);
 /* What has been queued so far, and whether the kernel has taken all of it. */
 unsigned weft_ring_mark(const struct weft_ring *r);

@@ -130,13 +130,20 @@ dup3||as dup2
 close_range||as close
 setsockopt||the kernel's; weft notes that a time-out may exist
 fcntl||F_SETLKW and F_OFD_SETLKW that have to wait; others: the kernel's
-wait4||only when no child is ready
-waitid||unless WNOHANG
+wait4|ring|before Linux 6.7: offloaded
+waitid|ring|as wait4; P_PIDFD: offloaded
+mq_timedsend|readiness|
+mq_timedreceive|readiness|a waiting reader does not keep mq_notify from telling
+semop||only when it has to wait
+semtimedop||as semop
 flock||only when the lock is held
 msgrcv||only when nothing is there
 msgsnd||only when the queue is full
-open||a FIFO without a peer blocks the carrier; /proc/self/task/ID/comm of a fiber: its name, to be read
-ioctl||blocks the carrier if it blocks
+open||FIFOs, unless O_NONBLOCK or O_RDWR, and serial lines; others: on the carrier, however long a path's file system takes; /proc/self/task/ID/comm of a fiber: its name, to be read
+openat||as open
+openat2||as open
+creat||as open
+ioctl||requests that wait (TCSBRK, TCSETSW, TIOCMIWAIT, FICLONE, BLKFLSBUF, …); others: on the carrier
 pread64||only when the data is not in memory
 pwrite64||only with O_SYNC, O_DSYNC or O_DIRECT
 preadv||as pread64

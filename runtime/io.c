@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include "io_impl.h"
 
@@ -192,6 +193,25 @@ static long op_wait(struct op *op, enum weft_park_reason reason, int *ret_fd)
 	}
 }
 
+/* The same where a kernel thread waits: revents, -ETIMEDOUT, -EINTR. */
+static long wait_in_kernel(int fd, unsigned events, uint64_t deadline)
+{
+	struct pollfd p = {fd, (short)events, 0};
+	struct timespec ts, *left = NULL;
+	long r;
+
+	if (deadline != WEFT_NO_DEADLINE) {
+		uint64_t now = weft_now_ns();
+		uint64_t ns = deadline > now ? deadline - now : 0;
+
+		ts.tv_sec = (time_t)(ns / 1000000000u);
+		ts.tv_nsec = (long)(ns % 1000000000u);
+		left = &ts;
+	}
+	r = weft_io_in_kernel(SYS_ppoll, (long)&p, 1, (long)left, 0, 8, 0);
+	return r > 0 ? p.revents : r ? r : -ETIMEDOUT;
+}
+
 long weft_io_wait_ready(struct weft_held *h, unsigned events, uint64_t deadline,
 	enum weft_park_reason reason)
 {
@@ -204,6 +224,9 @@ long weft_io_wait_ready(struct weft_held *h, unsigned events, uint64_t deadline,
 		h->fd = fd;
 		h->moved = true;
 	}
+	/* A file with more than two wait queues; a pty, when many wait for it. */
+	if (unlikely(r == -EINVAL))
+		return wait_in_kernel(h->fd, events, deadline);
 	return r;
 }
 

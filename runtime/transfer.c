@@ -505,10 +505,30 @@ static long raw_readv(int fd, const struct iovec *iov, int n)
 }
 
 /*
- * read on something that is neither a socket nor a regular file. Files without a
- * non-blocking form (EOPNOTSUPP: ttys, timerfd on old kernels) are waited for and
- * then read plainly; when another reader is faster that blocks the carrier.
+ * A file without a form that does not wait (ttys; on old kernels timerfd and others) is
+ * asked whether it is ready, and then read plainly. In between another reader may be
+ * faster, and then the read blocks: so the readers of one number take turns. Who is not
+ * asked for a turn is another process that reads the same terminal.
  */
+static long read_if_ready(int fd, const struct iovec *iov, int n)
+{
+	static int reading[64]; /* (a) by number */
+	int *turn = &reading[(unsigned)fd % 64];
+	long r = -EAGAIN;
+
+	if (!weft_fd_poll_now(fd, POLLIN))
+		return r;
+	if (xchg_seq_cst(turn, 1)) {
+		weft_yield();
+		return r;
+	}
+	if (weft_fd_poll_now(fd, POLLIN))
+		r = raw_readv(fd, iov, n);
+	store_seq_cst(turn, 0);
+	return r;
+}
+
+/* read on something that is neither a socket nor a regular file. */
 static long read_special(int fd, const struct iovec *iov, int n)
 {
 	struct weft_held file = {fd, false};
@@ -519,8 +539,7 @@ static long read_special(int fd, const struct iovec *iov, int n)
 	for (;;) {
 		r = weft_sys6(SYS_preadv2, file.fd, (long)iov, n, -1, -1, NOWAIT);
 		if (r == -EOPNOTSUPP)
-			r = weft_fd_poll_now(file.fd, POLLIN) ? raw_readv(file.fd, iov, n)
-							      : -EAGAIN;
+			r = read_if_ready(file.fd, iov, n);
 		if (r != -EAGAIN)
 			break;
 		if (!known_blocking && weft_fd_nonblocking(file.fd)) {

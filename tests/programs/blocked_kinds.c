@@ -16,12 +16,15 @@
 #include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/msg.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/sem.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 
+#ifndef EACH
 #define EACH 4 /* threads in each kind of call */
+#endif
 
 static volatile int blocked, handled;
 static int pipes[EACH][2], full[EACH][2], events, timer, pairs[EACH][2];
@@ -103,11 +106,11 @@ static long polls(int i)
 
 static long selects(int i)
 {
-	fd_set in;
+	unsigned long in[128] = {0}; /* of more than FD_SETSIZE */
+	int fd = watched[i][0];
 
-	FD_ZERO(&in);
-	FD_SET(watched[i][0], &in);
-	return select(watched[i][0] + 1, &in, NULL, NULL, NULL);
+	in[fd / 64] |= 1ul << fd % 64;
+	return select(fd + 1, (fd_set *)in, NULL, NULL, NULL);
 }
 
 static long waits_epoll(int i)
@@ -446,11 +449,11 @@ static void *wakes(void *arg)
 	OK(write(tell_locker[1], buf, 1 + 2 * EACH));
 	OK(timerfd_settime(timer, 0, &its, NULL));
 	int slave = OK(open(ptsname(master), O_RDWR | O_NOCTTY));
-	OK(write(slave, "0123456789", 10));
 	for (int i = 0; i < EACH; i++) {
 		OK(write(pipes[i][1], "1", 1));
 		OK(write(watched[i][1], "1", 1)); /* stays there: poll, select, epoll */
 		OK(eventfd_write(events, 1));
+		OK(write(slave, "x", 1));
 		OK(close(OK(open(brief("watched/%d", i), O_CREAT | O_WRONLY, 0600))));
 		CHECK(read(full[i][0], buf, 4096) == 4096);
 		OK(write(pairs[i][1], "12345", 5));
@@ -538,8 +541,17 @@ int main(int argc, char **argv)
 {
 	const char *mode = argc > 1 ? argv[1] : "wake";
 	struct sigaction sa = {.sa_handler = handler};
+	struct rlimit files;
 	sigset_t usr2;
 
+	OK(getrlimit(RLIMIT_NOFILE, &files));
+	if (files.rlim_max < 10 * EACH + 100) {
+		say("no room for %d descriptors", 10 * EACH + 100);
+		return 77;
+	}
+	files.rlim_cur =
+		files.rlim_cur > 10 * EACH + 100 ? files.rlim_cur : 10 * EACH + 100;
+	OK(setrlimit(RLIMIT_NOFILE, &files));
 	sigemptyset(&usr2);
 	sigaddset(&usr2, SIGUSR2);
 	ZERO(pthread_sigmask(SIG_BLOCK, &usr2, NULL));

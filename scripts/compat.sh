@@ -11,7 +11,7 @@ interpose/calls.def, interpose/syscalls.def and the notes in this script.
 
   --check   change nothing; exit status 1 when the tables are not up to date,
             when a note is about a call that has no row (or a call that parks
-            has no note on how), or when no test calls a row of calls.def
+            has no note on how), or when no test calls a row of one of the tables
   --print   write the tables to standard output
   -h        this text
 END
@@ -329,11 +329,38 @@ tables() {
 	echo "$end"
 }
 
-# A test calls the function, or has its name as a string; comments do not count.
+# A test calls the function, makes the system call by number, or has its name as a
+# string; comments do not count.
 tested() {
 	sed -e 's://.*$::' -e '/^[[:space:]]*\/\?\*/d' -e 's/(/(\n/g' "${tests[@]}" |
-		grep -oE '(^|[^A-Za-z0-9_.>])[A-Za-z_][A-Za-z0-9_]*\($|"[A-Za-z_][A-Za-z0-9_]*"' |
-		grep -oE '[A-Za-z_][A-Za-z0-9_]*' | sort -u
+		grep -oE '(^|[^A-Za-z0-9_.>])[A-Za-z_][A-Za-z0-9_]*\($|"[A-Za-z_][A-Za-z0-9_]*"|SYS_[a-z0-9_]+' |
+		grep -oE '[A-Za-z_][A-Za-z0-9_]*' | sed 's/^SYS_//' | sort -u
+}
+
+# The libc function that makes a system call of another name.
+function_of() {
+	case $1 in
+	clone3) echo pthread_create ;;
+	exit_group) echo _exit ;;
+	rt_sigaction) echo sigaction ;;
+	rt_sigprocmask) echo pthread_sigmask ;;
+	rt_sigpending) echo sigpending ;;
+	rt_sigsuspend) echo sigsuspend ;;
+	rt_sigtimedwait) echo sigwaitinfo ;;
+	rt_sigqueueinfo) echo sigqueue ;;
+	rt_tgsigqueueinfo) echo pthread_sigqueue ;;
+	signalfd4) echo signalfd ;;
+	pselect6) echo pselect ;;
+	prlimit64) echo getrlimit ;;
+	pread64) echo pread ;;
+	pwrite64) echo pwrite ;;
+	getdents64) echo readdir ;;
+	mq_timedreceive) echo mq_receive ;;
+	futex) echo pthread_cond_wait ;;
+	openat) echo open ;;
+	set_robust_list | rseq) echo pthread_create ;; # by libc, in each new thread
+	*) echo "$1" ;;
+	esac
 }
 mapfile -t tests < <(find tests/calls tests/programs -name '*.c' -o -name '*.cc')
 if [ "${#tests[@]}" -eq 0 ]; then
@@ -341,7 +368,12 @@ if [ "${#tests[@]}" -eq 0 ]; then
 else
 	while read -r name; do
 		problem "no test calls $name (tests/calls, tests/programs)"
-	done < <(comm -23 <(printf '%s\n' "${calls[@]%% *}" | sort) <(tested))
+	done < <(comm -23 <({
+		printf '%s\n' "${calls[@]%% *}"
+		for name in "${!class[@]}"; do
+			function_of "$name"
+		done
+	} | sort -u) <(tested))
 fi
 
 new=$(tables)

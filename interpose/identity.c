@@ -221,6 +221,11 @@ long sys_prctl(struct weft_call *c)
 		weft_attributes_set_slack(
 			c->fiber, (int64_t)ARG2(c) > 0 ? ARG2(c) : 0 /* the default */);
 		return 0;
+	case PR_GET_TID_ADDRESS:
+		if (bad(ARG2(c), sizeof(int *)))
+			return WEFT_RAW;
+		*(int **)ARG2(c) = weft_fiber_clear_tid(c->fiber);
+		return 0;
 	case PR_GET_TIMERSLACK:
 		return (long)weft_attributes_slack(c->fiber);
 	default:

@@ -80,15 +80,24 @@ static bool set_OFF(const char *value, struct weft_options *ret)
 	return either(value, "on", "off", &ret->off);
 }
 
+/* A copy: a program may use the memory of its environment for something else. */
+static char stats_path[4096];
+
 static bool set_STATS(const char *value, struct weft_options *ret)
 {
 	uint64_t seconds;
+	size_t n = 0;
 
 	if (same(value, "exit")) {
 		ret->stats = WEFT_STATS_EXIT;
 	} else if (*value == '/') {
 		ret->stats = WEFT_STATS_FILE;
-		ret->stats_path = value;
+		do {
+			if (n == sizeof stats_path)
+				return false;
+			stats_path[n] = value[n];
+		} while (value[n++]);
+		ret->stats_path = stats_path;
 	} else {
 		if (!number(&value, 1, WEFT_STATS_EVERY_MAX, &seconds) ||
 			!same(value, "s"))

@@ -337,6 +337,63 @@ long weft_sig_send_process(int id, int sig, const void *info)
 	return weft_sig_send_fiber(f, sig, info, true);
 }
 
+/* ---- what was pending before there were fibers ----------------------------- */
+
+/*
+ * Signals for this very kernel thread, which it blocks, are the main fiber's: on a
+ * carrier the kernel would show them to every fiber. The kernel hands out a thread's
+ * own before the process's; what tells them apart is how they were sent (tgkill is
+ * what raise and pthread_kill make; a pthread_sigqueue before the first thread is
+ * taken for one to the process). The others go back, in their order.
+ */
+void weft_sig_adopt_pending(struct fiber *f)
+{
+	struct timespec zero = {0, 0};
+	struct sig_node *back = NULL, **tail = &back, *n;
+	uint64_t pending = 0;
+
+	weft_sys2(SYS_rt_sigpending, (long)&pending, 8);
+	pending &= ~(UNBLOCKABLE | BIT(KICK) | BIT(KICK_EINTR));
+	for (uint64_t m = pending; m; m &= m - 1) {
+		uint64_t set = m & -m;
+		int sig = __builtin_ctzll(m) + 1;
+
+		while ((n = node_get())) {
+			if (weft_sys4(SYS_rt_sigtimedwait, (long)&set, (long)n->info,
+				    (long)&zero, 8) != sig) {
+				weft_sig_node_put(n);
+				break;
+			}
+			if (((siginfo_t *)n->info)->si_code == SI_TKILL) {
+				weft_sig_queue(f, sig, n->info, false);
+				weft_sig_node_put(n);
+				continue;
+			}
+			n->sig = sig;
+			n->next = NULL;
+			*tail = n;
+			tail = &n->next;
+		}
+	}
+	while ((n = back)) {
+		back = n->next;
+		weft_sys3(SYS_rt_sigqueueinfo, weft_rt.pid, n->sig, (long)n->info);
+		weft_sig_node_put(n);
+	}
+}
+
+/* There are no fibers after all. */
+void weft_sig_return_pending(struct fiber *f)
+{
+	struct sig_node *n;
+
+	while ((n = weft_sig_take(f, ~0ull))) {
+		weft_sys4(SYS_rt_tgsigqueueinfo, weft_rt.pid, weft_rt.pid, n->sig,
+			(long)n->info);
+		weft_sig_node_put(n);
+	}
+}
+
 void weft_signals_raise_pipe(void)
 {
 	struct fiber *f = weft_fiber_here();

@@ -192,6 +192,7 @@ int weft_signals_start(void)
 	install(KICK, SA_RESTART);
 	install(KICK_EINTR, 0);
 	weft_sig.active = true;
+	weft_sig_adopt_pending(f);
 	err = weft_sig_receiver_spawn();
 	if (err)
 		weft_signals_stop();
@@ -217,6 +218,7 @@ static void restore_kernel(struct fiber *f)
 void weft_signals_stop(void)
 {
 	weft_sig_receiver_stop();
+	weft_sig_return_pending(weft_fiber_main());
 	restore_kernel(weft_fiber_main());
 	weft_sig.active = false;
 }

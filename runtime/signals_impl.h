@@ -103,6 +103,9 @@ struct sig_node *weft_sig_take(struct fiber *f, uint64_t open);
 long weft_sig_send_fiber(struct fiber *f, int sig, const void *info, bool process);
 /* To whoever lets it in, main first. */
 void weft_sig_send_any(int sig, const void *info);
+/* At the start, and when the start failed: signals for the first thread are main's. */
+void weft_sig_adopt_pending(struct fiber *f);
+void weft_sig_return_pending(struct fiber *f);
 void weft_sig_queue_forget(void); /* in a fork child */
 
 /* signal_receiver.c */

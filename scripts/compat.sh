@@ -88,7 +88,7 @@ gettid||the main thread's is the process id, others are above 4,194,304
 rseq||ENOSYS
 signalfd||a signal for a thread is then pending for the process, if all threads block it
 signalfd4||as signalfd
-prctl||PR_SET_NAME, PR_GET_NAME, PR_SET_TIMERSLACK and PR_GET_TIMERSLACK are the fiber's; others are the kernel's, made on the carrier
+prctl||PR_SET_NAME, PR_GET_NAME, PR_SET_TIMERSLACK, PR_GET_TIMERSLACK and PR_GET_TID_ADDRESS are the fiber's; others are the kernel's, made on the carrier
 get_robust_list||
 sched_getaffinity||the fiber's own once it was set; else the carrier's, all of which are alike
 sched_setaffinity||checked by the kernel, kept, read back, inherited; without effect on where a fiber runs

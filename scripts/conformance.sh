@@ -338,20 +338,20 @@ parts() { # LOG
 	sed -nE '/# (SKIP|TODO)/d; s/^[[:space:]]*ok [0-9]+ (- )?//p' "$1" | sort
 }
 
-# run_one LINE: run a test in the way of $way (native-default, weft-migrate …) into
-# $out; a line of $out/results: name, verdict, exit status, seconds.
+# run_one LINE: run a test in the way of $run_way (native-default, weft-migrate …) into
+# $run_out; a line of $run_out/results: name, verdict, exit status, seconds.
 run_one() {
 	local name seconds command log status=0 begun confine_options=() environment=()
 	IFS=$'\t' read -r name seconds command <<<"$1"
-	log=$out/${name//\//__}.log
-	mkdir -p "$out/home"
-	chmod 1777 "$out/home"
-	case $way in
+	log=$run_out/${name//\//__}.log
+	mkdir -p "$run_out/home"
+	chmod 1777 "$run_out/home"
+	case $run_way in
 	*-cpu0) confine_options=(--cpu0) ;;
 	weft-migrate) environment=(WEFT_STRESS=migrate) ;;
 	esac
-	case $way in
-	weft-*) environment+=("LD_PRELOAD=$work/libweft.so" "WEFT_STATS=$out/home/${log##*/}.stats") ;;
+	case $run_way in
+	weft-*) environment+=("LD_PRELOAD=$work/libweft.so" "WEFT_STATS=$run_out/home/${log##*/}.stats") ;;
 	esac
 	local drop=()
 	# One that makes threads without end must not take every process id there is.
@@ -359,20 +359,19 @@ run_one() {
 		prlimit --nproc=8000 --)
 	begun=${EPOCHREALTIME/./}
 	(
-		cd "$out/home"
+		cd "$run_out/home"
 		# Not the variables of who runs this.
 		exec env -i PATH=/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 TZ=UTC TERM=dumb \
-			HOME="$out/home" "$confine" --timeout "$seconds" "${confine_options[@]}" \
+			HOME="$run_out/home" "$confine" --timeout "$seconds" "${confine_options[@]}" \
 			--stdout "$log" --stderr "$log.err" -- "${drop[@]}" \
-			sh -c 'export "$@"; exec '"$command" sh PWD="$out/home" "${environment[@]}"
+			sh -c 'export "$@"; exec '"$command" sh PWD="$run_out/home" "${environment[@]}"
 	) 2>"$log.confine" || status=$?
 	cat "$log.err" "$log.confine" >>"$log"
 	rm -f "$log.err" "$log.confine"
 	local word parts_missing=
 	word=$(verdict "${name%%/*}" "$status" "$log")
-	if [[ $way == weft-* ]] && [ "$word" = PASS ]; then
-		# Whatever weft says means that it did not do its work.
-		if grep -q '^weft: ' "$log"; then
+	if [[ $run_way == weft-* ]] && [ "$word" = PASS ]; then
+		if grep -q '^weft: running natively' "$log"; then
 			word=NATIVE
 		elif [ "${name%%/*}" = glib ]; then
 			parts_missing=$(comm -23 <(parts "$compare/${log##*/}") <(parts "$log") | head -n 1)
@@ -381,30 +380,32 @@ run_one() {
 	fi
 	printf '%s\t%s\t%s\t%s.%s\n' "$name" "$word" "$status" \
 		$(((${EPOCHREALTIME/./} - begun) / 1000000)) \
-		$(((${EPOCHREALTIME/./} - begun) / 100000 % 10)) >>"$out/results"
+		$(((${EPOCHREALTIME/./} - begun) / 100000 % 10)) >>"$run_out/results"
 }
 
 export work confine
 
 # run_all WAY FILE OUT LABEL: all lines of FILE.
 run_all() {
-	export way=$1 out=$3
-	mkdir -p "$out"
-	chmod 755 "$out"
-	each "$2" "$4" "$out/results" run_one
+	export run_way=$1 run_out=$3
+	mkdir -p "$run_out"
+	chmod 755 "$run_out"
+	each "$2" "$4" "$run_out/results" run_one
 	# What was to be run and left no result: the runner itself failed.
-	[ "$(wc -l <"$out/results")" -eq "$(wc -l <"$2")" ] || {
+	[ "$(wc -l <"$run_out/results")" -eq "$(wc -l <"$2")" ] || {
 		show_log "$work/each.log"
-		fail "only $(wc -l <"$out/results") of $(wc -l <"$2") tests were run"
+		fail "only $(wc -l <"$run_out/results") of $(wc -l <"$2") tests were run"
 	}
 }
 
-# passed FILE OUT: the lines of tests that passed in OUT; failed: the others.
+# passed FILE OUT: the lines of tests that passed in OUT; failed FILE OUT [WORD]: those
+# that neither did nor had that verdict.
 passed() {
 	awk -F'\t' 'NR == FNR { if ($2 == "PASS") ok[$1] = 1; next } $1 in ok' "$2/results" "$1"
 }
 failed() {
-	awk -F'\t' 'NR == FNR { if ($2 == "PASS") ok[$1] = 1; next } !($1 in ok)' "$2/results" "$1"
+	awk -F'\t' -v word="${3:-}" 'NR == FNR { if ($2 == "PASS" || $2 == word) ok[$1] = 1; next }
+		!($1 in ok)' "$2/results" "$1"
 }
 
 # result_of NAME OUT: verdict (exit status)
@@ -419,7 +420,7 @@ native_all() { # CPUS: default or cpu0
 	local out=$work/native-$1
 	[ ! -e "$out" ] || return 0
 	run_all "native-$1" "$tests" "$out" "natively ($1)"
-	failed "$tests" "$out" >"$work/again"
+	failed "$tests" "$out" HANG >"$work/again" # those would only hang again
 	if [ -s "$work/again" ]; then
 		run_all "native-$1" "$work/again" "$out.again" "natively once more ($1)"
 		passed "$work/again" "$out.again" | cut -f 1 >"$work/second"
@@ -444,6 +445,8 @@ compare_config() { # CONFIG
 	cp "$out/results" "$results/weft-$config.tsv"
 	failed "$work/candidates" "$out" >"$work/suspects-$config"
 	declare -A good_native=() good_weft=()
+	# One by one now: what fails only beside others is no fault of its own.
+	local jobs=1
 	for ((round = 1; round <= retries; round++)); do
 		[ -s "$work/suspects-$config" ] || break
 		run_all "native-$cpus" "$work/suspects-$config" "$work/retry-native-$config-$round" \
@@ -465,6 +468,12 @@ compare_config() { # CONFIG
 		weft=${good_weft[$name]:-0}
 		mkdir -p "$results/failed-$config"
 		cp "$out/${name//\//__}.log" "$results/failed-$config/"
+		# There weft did nothing, for there was no thread: the machine was busy.
+		if [ "$weft" -eq "$retries" ] && [ ! -e "$out/home/${name//\//__}.log.stats" ]; then
+			echo "  flaky           $name: $(result_of "$name" "$out");" \
+				"makes no thread; again: under weft $weft of $retries pass"
+			continue
+		fi
 		# Flaky natively: fails there, too, and passes under weft at times.
 		if [ "$native" -lt "$retries" ] && { [ "$weft" -gt 0 ] || [ "$native" -eq 0 ]; }; then
 			echo "  flaky natively  $name: $(result_of "$name" "$out");" \

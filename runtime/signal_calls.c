@@ -47,7 +47,7 @@ void weft_sig_set_mask(struct fiber *f, uint64_t mask)
 	mask &= ~UNBLOCKABLE;
 	opened = f->sig.mask & ~mask;
 	was_closed = load_seq_cst(&weft_sig.blocked_by_all);
-	store_relaxed(&f->sig.mask, mask);
+	store_seq_cst(&f->sig.mask, mask); /* [shared-pending] then look */
 	if (unlikely(was_closed & opened))
 		fetch_from_kernel(f, was_closed & opened);
 	/* Only libc itself blocks 32 and 33, around its critical sections. */

@@ -219,7 +219,7 @@ void weft_sig_send_any(int sig, const void *info)
 	while ((f = pick_target(sig)))
 		if (weft_sig_send_fiber(f, sig, info, true) != WEFT_SIG_NATIVE)
 			return;
-	/* Everybody blocked it in the meantime: kept until somebody asks for it. */
+	/* Everybody blocks it at present: kept until somebody asks for it. */
 	weft_lock(&weft_sig.lock);
 	if (!(weft_sig.shared_pending & BIT(sig)) || sig >= 34) {
 		struct sig_node *n = node_get();
@@ -239,6 +239,15 @@ void weft_sig_send_any(int sig, const void *info)
 		}
 	}
 	weft_unlock(&weft_sig.lock);
+	/*
+	 * [shared-pending] Who lets it in now looks for it after changing its mask, or
+	 * is seen here.
+	 */
+	f = pick_target(sig);
+	if (f) {
+		store_seq_cst(&f->attention, 1);
+		interrupt(f);
+	}
 }
 
 /* ---- taking --------------------------------------------------------------- */
@@ -316,25 +325,34 @@ long weft_sig_send_process(int id, int sig, const void *info)
 	struct fiber *self = weft_fiber_self();
 	unsigned char own[INFO_SIZE] __attribute__((aligned(8)));
 	struct fiber *f;
+	long r;
 
 	if (sig <= 0 || sig > SIGNALS || BIT(sig) & UNBLOCKABLE ||
 		(uintptr_t)weft_sig.table[sig].handler <= IGN)
 		return WEFT_SIG_NATIVE;
-	/* Named by a thread's id: that one first (complete_signal, as for main). */
-	f = weft_fiber_by_tid(id);
-	if (!f || load_relaxed(&f->sig.mask) & BIT(sig))
-		f = pick_target(sig);
-	if (!f) {
-		/* Blocked by all: the kernel keeps it, if the receiver knows. */
-		if (self)
-			weft_signals_publish(self);
-		return WEFT_SIG_NATIVE;
-	}
 	if (!info) {
 		make_info(own, sig, SI_USER);
 		info = own;
 	}
-	return weft_sig_send_fiber(f, sig, info, true);
+	/* Named by a thread's id: that one first (complete_signal, as for main). */
+	f = weft_fiber_by_tid(id);
+	if (!f || load_relaxed(&f->sig.mask) & BIT(sig))
+		f = pick_target(sig);
+	r = f ? weft_sig_send_fiber(f, sig, info, true) : WEFT_SIG_NATIVE;
+	if (r != WEFT_SIG_NATIVE)
+		return r;
+	/* Blocked by all: the kernel keeps it, if the receiver knows. */
+	if (self)
+		weft_signals_publish(self);
+	if (load_seq_cst(&weft_sig.blocked_by_all) & BIT(sig))
+		return WEFT_SIG_NATIVE;
+	/*
+	 * Blocked for a moment, by a handler that runs. By way of the kernel it would
+	 * come, but late: the receiver has to wake up first, and the fiber that is owed
+	 * the signal when its handler returns could end meanwhile.
+	 */
+	weft_sig_send_any(sig, info);
+	return 0;
 }
 
 /* ---- what was pending before there were fibers ----------------------------- */

@@ -10,8 +10,18 @@
 #include <time.h>
 
 #include "io_impl.h"
+#include "signals.h"
+
+/*
+ * The ring's poll also ends when the peer has shut down its side, asked for or not
+ * (POLLRDHUP, io_uring/poll.c): for a poll that looks for something else it would end
+ * at once, again and again. After this many completions that came to nothing a
+ * helper thread waits.
+ */
+enum { EMPTY_PROMISES = 8 };
 
 struct poll_call {
+	const int *attention;
 	struct pollfd *fds;
 	unsigned n;
 	uint64_t deadline;
@@ -28,12 +38,22 @@ static void time_left(uint64_t deadline, struct timespec *ret)
 static long poll_plain(void *arg)
 {
 	struct poll_call *p = arg;
-	struct timespec ts;
+	struct timespec ts, *tp = NULL;
 
-	if (p->deadline != WEFT_NO_DEADLINE)
+	if (p->deadline != WEFT_NO_DEADLINE) {
 		time_left(p->deadline, &ts);
-	return weft_sys5(SYS_ppoll, (long)p->fds, p->n,
-		p->deadline == WEFT_NO_DEADLINE ? 0 : (long)&ts, 0, 8);
+		tp = &ts;
+	}
+	const long args[6] = {(long)p->fds, p->n, (long)tp, 0, 8, 0};
+
+	return weft_sys_interruptible(p->attention, SYS_ppoll, args);
+}
+
+static long poll_offloaded(struct pollfd *fds, unsigned n, uint64_t deadline)
+{
+	struct poll_call p = {&weft_fiber_self()->attention, fds, n, deadline};
+
+	return weft_offload(poll_plain, &p);
 }
 
 /*
@@ -49,7 +69,7 @@ static bool believable(long mask)
 /* One descriptor: the completion is poll's answer, with no call before or after. */
 static long poll_one(struct pollfd *p, uint64_t deadline)
 {
-	for (;;) {
+	for (int empty = 0; empty < EMPTY_PROMISES; empty++) {
 		struct weft_held file = {p->fd, false};
 		long r = weft_io_wait_ready(
 			&file, (unsigned short)p->events, deadline, WEFT_REASON_POLL);
@@ -70,6 +90,7 @@ static long poll_one(struct pollfd *p, uint64_t deadline)
 		if (r || !deadline)
 			return r;
 	}
+	return poll_offloaded(p, 1, deadline);
 }
 
 /*
@@ -100,6 +121,7 @@ long weft_io_try_poll(struct pollfd *fds, unsigned n, int timeout_ms)
 long weft_io_poll(struct pollfd *fds, unsigned n, uint64_t deadline, enum weft_tried how)
 {
 	bool tried = how == WEFT_TRIED_BLOCKS;
+	int empty = 0;
 
 	if (deadline && (weft_io_forced_to_fail() || expected_to_block(fds, n)))
 		tried = true;
@@ -115,11 +137,8 @@ long weft_io_poll(struct pollfd *fds, unsigned n, uint64_t deadline, enum weft_t
 		}
 		if (n == 1 && fds->fd >= 0)
 			return poll_one(fds, deadline);
-		if (n > WEFT_POLL_MANY) {
-			struct poll_call p = {fds, n, deadline};
-
-			return weft_offload(poll_plain, &p);
-		}
+		if (n > WEFT_POLL_MANY || empty++ == EMPTY_PROMISES)
+			return poll_offloaded(fds, n, deadline);
 		bool any = false;
 
 		for (unsigned i = 0; i < n; i++)
@@ -140,6 +159,7 @@ long weft_io_poll(struct pollfd *fds, unsigned n, uint64_t deadline, enum weft_t
 }
 
 struct select_call {
+	const int *attention; /* NULL: it does not wait */
 	int n;
 	void *set[3];
 	uint64_t deadline;
@@ -148,12 +168,19 @@ struct select_call {
 static long select_plain(void *arg)
 {
 	struct select_call *s = arg;
-	struct timespec ts;
+	struct timespec ts, *tp = NULL;
 
-	if (s->deadline != WEFT_NO_DEADLINE)
+	if (s->deadline != WEFT_NO_DEADLINE) {
 		time_left(s->deadline, &ts);
-	return weft_sys6(SYS_pselect6, s->n, (long)s->set[0], (long)s->set[1],
-		(long)s->set[2], s->deadline == WEFT_NO_DEADLINE ? 0 : (long)&ts, 0);
+		tp = &ts;
+	}
+	const long args[6] = {s->n, (long)s->set[0], (long)s->set[1], (long)s->set[2],
+		(long)tp, 0};
+
+	if (s->attention)
+		return weft_sys_interruptible(s->attention, SYS_pselect6, args);
+	return weft_sys6(
+		SYS_pselect6, args[0], args[1], args[2], args[3], args[4], args[5]);
 }
 
 static bool in_set(const void *set, int fd)
@@ -225,11 +252,12 @@ static bool note_question(const struct select_call *s, struct question *q)
  * select that does not wait.
  */
 static long select_waits(
-	const struct select_call *call, const struct question *q, uint64_t deadline)
+	struct select_call *call, const struct question *q, uint64_t deadline)
 {
-	struct select_call now = {call->n, {call->set[0], call->set[1], call->set[2]}, 0};
+	struct select_call now = {
+		NULL, call->n, {call->set[0], call->set[1], call->set[2]}, 0};
 
-	for (;;) {
+	for (int empty = 0; empty <= EMPTY_PROMISES; empty++) {
 		long r = select_plain(&now);
 
 		if (r || deadline == 0)
@@ -249,16 +277,18 @@ static long select_waits(
 		if (r == -ETIMEDOUT)
 			deadline = 0;
 	}
+	return weft_offload(select_plain, call);
 }
 
 long weft_io_select(int n, void *in, void *out, void *ex, uint64_t deadline)
 {
-	struct select_call call = {n, {in, out, ex}, deadline};
+	struct select_call call = {NULL, n, {in, out, ex}, deadline};
 	struct question q;
 	long r;
 
 	if (n < 0 || deadline == 0)
 		return select_plain(&call);
+	call.attention = &weft_fiber_self()->attention;
 	if (!note_question(&call, &q))
 		return weft_offload(select_plain, &call);
 	r = select_waits(&call, &q, deadline);

@@ -5,6 +5,7 @@
  * weft_signal_trampoline, when the kernel's handler redirected it from where it
  * computed (signal_entry.c).
  */
+#include <linux/futex.h>
 #include <ucontext.h>
 
 #include "futex.h"
@@ -47,37 +48,6 @@ static uintptr_t stack_pointer(void)
 }
 
 /*
- * (no lock held) Runs act's handler with the masks that sigaction(2) promises.
- * uc is what the handler sees and may change.
- */
-static void run_handler(struct fiber *f, const struct weft_ksigaction *act, int sig,
-	void *info, struct kucontext *uc, uintptr_t stack)
-{
-	uint64_t keep = f->sig.has_saved ? f->sig.saved_mask : f->sig.mask;
-	uint64_t mask = f->sig.mask | act->mask;
-	struct carrier *c = (struct carrier *)weft_rdgsbase();
-	uint8_t vector_live = f->vector_live, tried = f->tried, creating = f->creating;
-
-	if (!(act->flags & SA_NODEFER))
-		mask |= BIT(sig);
-	f->sig.has_saved = false;
-	f->sig.mask = mask & ~UNBLOCKABLE;
-	uc->sigmask = keep;
-	uc->stack.ss_sp = (void *)f->sig.alt_sp;
-	uc->stack.ss_size = f->sig.alt_size;
-	uc->stack.ss_flags = f->sig.alt_flags;
-	weft_count(c, SIGNALS);
-	f->creating = 0;
-	weft_fiber_in_weft(f, false);
-	weft_call_handler(act->handler, sig, info, uc, stack);
-	weft_fiber_in_weft(f, true);
-	f->vector_live = vector_live;
-	f->tried = tried;
-	f->creating = creating;
-	weft_sig_set_mask(f, uc->sigmask);
-}
-
-/*
  * Takes one deliverable signal. True when a handler is to be run for it; *ret_info
  * is filled then. Default actions and ignored signals are done with here.
  */
@@ -112,6 +82,71 @@ static bool next_signal(
 			return true;
 		if ((uintptr_t)ret_act->handler == DFL)
 			default_action(sig, ret_info);
+	}
+}
+
+static bool deliverable(const struct fiber *f)
+{
+	return (load_relaxed(&f->sig.pending) | load_seq_cst(&weft_sig.shared_pending)) &
+	       ~f->sig.mask;
+}
+
+static void run_nested(struct fiber *f, const struct weft_ksigaction *outer,
+	const struct kucontext *uc, uintptr_t stack);
+
+/*
+ * (no lock held) Runs act's handler with the masks that sigaction(2) promises.
+ * uc is what the handler sees and may change.
+ */
+static void run_handler(struct fiber *f, const struct weft_ksigaction *act, int sig,
+	void *info, struct kucontext *uc, uintptr_t stack)
+{
+	uint64_t keep = f->sig.has_saved ? f->sig.saved_mask : f->sig.mask;
+	uint64_t mask = f->sig.mask | act->mask;
+	struct carrier *c = (struct carrier *)weft_rdgsbase();
+	uint8_t vector_live = f->vector_live, tried = f->tried, creating = f->creating;
+
+	if (!(act->flags & SA_NODEFER))
+		mask |= BIT(sig);
+	f->sig.has_saved = false;
+	f->sig.mask = mask & ~UNBLOCKABLE;
+	uc->sigmask = keep;
+	uc->stack.ss_sp = (void *)f->sig.alt_sp;
+	uc->stack.ss_size = f->sig.alt_size;
+	uc->stack.ss_flags = f->sig.alt_flags;
+	weft_count(c, SIGNALS);
+	f->creating = 0;
+	if (unlikely(deliverable(f)))
+		run_nested(f, act, uc, stack);
+	weft_fiber_in_weft(f, false);
+	weft_call_handler(act->handler, sig, info, uc, stack);
+	weft_fiber_in_weft(f, true);
+	f->vector_live = vector_live;
+	f->tried = tried;
+	f->creating = creating;
+	weft_sig_set_mask(f, uc->sigmask);
+}
+
+/*
+ * The kernel makes frames for all deliverable signals before it returns to the program:
+ * the one it took last runs first, and interrupts the others at their first instruction.
+ */
+static void run_nested(struct fiber *f, const struct weft_ksigaction *outer,
+	const struct kucontext *uc, uintptr_t stack)
+{
+	unsigned char info[INFO_SIZE] __attribute__((aligned(8)));
+	struct weft_ksigaction act;
+	int sig;
+
+	while (next_signal(f, &act, &sig, info)) {
+		struct kucontext inner = *uc;
+
+		inner.rip = (uint64_t)outer->handler;
+		if (stack)
+			inner.rsp = stack;
+		run_handler(f, &act, sig, info, &inner,
+			stack ? stack
+			      : weft_sig_alternate_stack(f, &act, stack_pointer()));
 	}
 }
 
@@ -176,13 +211,83 @@ enum weft_delivered weft_signals_deliver(struct weft_regs *regs)
 	int sig;
 
 	while (next_signal(f, &act, &sig, info)) {
+		/* The first one decides, as in the kernel. */
+		if (how == WEFT_DELIVERED_NONE)
+			how = act.flags & SA_RESTART ? WEFT_DELIVERED_RESTART
+						     : WEFT_DELIVERED_EINTR;
 		deliver_one(f, &act, sig, info, regs);
-		if (!(act.flags & SA_RESTART))
-			how = WEFT_DELIVERED_EINTR;
-		else if (how == WEFT_DELIVERED_NONE)
-			how = WEFT_DELIVERED_RESTART;
 	}
 	return how;
+}
+
+/*
+ * Calls that the kernel made for the fiber itself: native ones, and those of the
+ * program's own `syscall` instructions. The kick restarts them (SA_RESTART), because
+ * whether they are to restart is known only now. A restarted call stands before its
+ * instruction again, which has left the address behind it in rcx.
+ */
+static bool in_restarted_call(const struct kucontext *uc)
+{
+	const unsigned char *insn = (const unsigned char *)uc->rip;
+
+	return uc->rcx == uc->rip + 2 && insn[0] == 0x0f && insn[1] == 0x05;
+}
+
+/*
+ * Does it answer EINTR to a signal? Not those that the kernel restarts whatever handler
+ * ran (ERESTARTNOINTR): fork, the locking futexes.
+ */
+static bool answers_eintr(const struct kucontext *uc)
+{
+	switch (uc->rax) {
+	case SYS_read:
+	case SYS_readv:
+	case SYS_write:
+	case SYS_writev:
+	case SYS_preadv2:
+	case SYS_pwritev2:
+	case SYS_recvfrom:
+	case SYS_recvmsg:
+	case SYS_recvmmsg:
+	case SYS_sendto:
+	case SYS_sendmsg:
+	case SYS_sendmmsg:
+	case SYS_accept:
+	case SYS_accept4:
+	case SYS_connect:
+	case SYS_open:
+	case SYS_openat:
+	case SYS_openat2:
+	case SYS_creat:
+	case SYS_ioctl:
+	case SYS_fcntl:
+	case SYS_flock:
+	case SYS_wait4:
+	case SYS_waitid:
+	case SYS_mq_timedsend:
+	case SYS_mq_timedreceive:
+	case SYS_sendfile:
+	case SYS_splice:
+	case SYS_tee:
+	case SYS_vmsplice:
+	case SYS_getrandom:
+	case SYS_futex_waitv:
+		return true;
+	case SYS_futex:
+		return (uc->rsi & FUTEX_CMD_MASK) == FUTEX_WAIT ||
+		       (uc->rsi & FUTEX_CMD_MASK) == FUTEX_WAIT_BITSET;
+	default:
+		return false;
+	}
+}
+
+/* The first handler decides, as in the kernel, and sees what it decided. */
+static void end_call(struct kucontext *uc, const struct weft_ksigaction *act)
+{
+	if (act->flags & SA_RESTART || !in_restarted_call(uc) || !answers_eintr(uc))
+		return;
+	uc->rip += 2;
+	uc->rax = (uint64_t)-EINTR;
 }
 
 struct fiber *weft_signals_async(struct async_frame *frame);
@@ -195,6 +300,7 @@ __attribute__((used)) struct fiber *weft_signals_async(struct async_frame *frame
 	struct weft_ksigaction act;
 	struct carrier *c;
 	int sig = frame->sig;
+	bool first = !sig;
 
 	weft_fiber_in_weft(f, true);
 	f->vector_live = 0; /* all of it is in the frame */
@@ -207,9 +313,13 @@ __attribute__((used)) struct fiber *weft_signals_async(struct async_frame *frame
 		weft_unlock(&weft_sig.lock);
 		run_handler(f, &act, sig, frame->info, &frame->uc, 0);
 	}
-	while (next_signal(f, &act, &sig, info))
+	while (next_signal(f, &act, &sig, info)) {
+		if (first)
+			end_call(&frame->uc, &act);
+		first = false;
 		run_handler(f, &act, sig, info, &frame->uc,
 			weft_sig_alternate_stack(f, &act, stack_pointer()));
+	}
 	/*
 	 * What rt_sigreturn installs belongs to the kernel thread, which may be
 	 * another one by now.

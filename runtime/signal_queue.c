@@ -252,6 +252,14 @@ void weft_sig_send_any(int sig, const void *info)
 
 /* ---- taking --------------------------------------------------------------- */
 
+/* (kernel/signal.c, next_signal) */
+static bool before(int a, int b)
+{
+	bool sync_a = BIT(a) & SYNCHRONOUS, sync_b = BIT(b) & SYNCHRONOUS;
+
+	return sync_a != sync_b ? sync_a : a < b;
+}
+
 /* (lock held) Unlinks the first deliverable node of a queue; synchronous-like and
    standard signals before real-time ones, each in order of arrival. */
 static struct sig_node *take_from(
@@ -262,7 +270,7 @@ static struct sig_node *take_from(
 	if (!(*pending & open))
 		return NULL;
 	for (struct sig_node **at = head; *at; at = &(*at)->next)
-		if (BIT((*at)->sig) & open && (!best || (*at)->sig < (*best)->sig))
+		if (BIT((*at)->sig) & open && (!best || before((*at)->sig, (*best)->sig)))
 			best = at;
 	if (!best)
 		return NULL;

@@ -83,8 +83,8 @@ void weft_sig_mask_end(void);
 
 enum weft_delivered {
 	WEFT_DELIVERED_NONE,    /* no handler ran */
-	WEFT_DELIVERED_RESTART, /* only handlers with SA_RESTART */
-	WEFT_DELIVERED_EINTR,   /* at least one without */
+	WEFT_DELIVERED_RESTART, /* the first handler has SA_RESTART */
+	WEFT_DELIVERED_EINTR,   /* … or has not */
 };
 /* Something may be deliverable to the calling fiber. */
 bool weft_signals_attention(const struct fiber *f);

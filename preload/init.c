@@ -409,7 +409,12 @@ static const char *try_activate(void)
 	const int *threads = weft_real_symbol("libc.so", "__nptl_nthreads");
 	const char *why = state.refusal;
 
-	why = why ? why : check_company();
+	/*
+	 * In a fork child the answer is known, and the loader's lock may be a thread's
+	 * that stayed behind: libc's fork does not reset dl_load_write_lock.
+	 */
+	if (!why && !state.patched)
+		why = check_company();
 	if (why)
 		return why;
 	if (!threads || *threads != 1)

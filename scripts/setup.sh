@@ -23,7 +23,7 @@ packages=(
 	gcc g++ libc6-dev cmake ninja-build pkg-config
 	liburing-dev libunwind-dev libzydis-dev
 	# tests
-	libgtest-dev git perl-base
+	libgtest-dev git perl-base libjemalloc2 libgoogle-perftools4
 	# the load generator, and the servers of the demo and the tests
 	libssl-dev libmicrohttpd-dev microsocks tinyproxy-bin stunnel4 python3
 	# what the scripts call

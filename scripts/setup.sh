@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
 	cat <<'END'
-usage: scripts/setup.sh [-h | --list] [--no-checks] [--suites]
+usage: scripts/setup.sh [-h | --list] [--also NAMES] [--no-checks] [--suites]
 
 Installs, with apt-get, the packages that weft's build, tests and demo need on
 a bare Debian 12 machine, and does nothing else. Packages that are there are
@@ -12,6 +12,7 @@ left alone; when all are, it ends at once. Needs root, or sudo. No daemon among
 them is started or enabled.
 
   --list       only print the packages that are missing
+  --also NAMES these packages, too (one argument)
   --no-checks  leave out what only scripts/check.sh needs (clang-format, shellcheck)
   --suites     also what scripts/conformance.sh runs: other people's test suites
   -h           this text
@@ -26,6 +27,7 @@ packages=(
 	libgtest-dev git perl-base libjemalloc2 libgoogle-perftools4
 	# the load generator, and the servers of the demo and the tests
 	libssl-dev libmicrohttpd-dev microsocks tinyproxy-bin stunnel4 python3
+	pdns-server pdns-backend-bind apache2-bin nbdkit libnbd-bin
 	# what the scripts call
 	openssl iproute2 procps util-linux
 )
@@ -53,6 +55,12 @@ while [ $# -gt 0 ]; do
 	--list) list_only=true ;;
 	--no-checks) checks=() ;;
 	--suites) packages+=("${suites[@]}") ;;
+	--also)
+		[ $# -ge 2 ] || { usage >&2 && exit 2; }
+		read -ra more <<<"$2"
+		packages+=("${more[@]}")
+		shift
+		;;
 	*) usage >&2 && exit 2 ;;
 	esac
 	shift
@@ -114,15 +122,20 @@ apt() {
 	apt-get "${options[@]}" "$@"
 }
 
+enabled_units() {
+	find /etc/systemd/system -path '*.wants/*' 2>/dev/null | LC_ALL=C sort
+}
+enabled=$(enabled_units)
+
 export DEBIAN_FRONTEND=noninteractive
 echo "setup: installing ${#missing[@]} packages: ${missing[*]}"
 forbid_daemons
 apt update
 apt install --no-install-recommends "${missing[@]}"
-# stunnel4 enables a target, though an empty one, for the next boot.
-if [[ " ${missing[*]} " == *" stunnel4 "* ]]; then
-	rm -f /etc/systemd/system/multi-user.target.wants/stunnel.target
-fi
+# Some enable a unit, for the next boot, even those that policy-rc.d kept from starting.
+comm -13 <(echo "$enabled") <(enabled_units) | while IFS= read -r unit; do
+	rm -f -- "$unit"
+done
 
 mapfile -t missing < <(missing_packages)
 if [ ${#missing[@]} -ne 0 ]; then

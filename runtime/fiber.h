@@ -31,6 +31,7 @@ enum weft_wake {
 	WEFT_WAKE_DONE,      /* what it waited for happened */
 	WEFT_WAKE_TIMEOUT,   /* the deadline passed first */
 	WEFT_WAKE_INTERRUPT, /* a signal wants the fiber */
+	WEFT_WAKE_MOVED,     /* nothing yet: to be waited for on another carrier */
 	WEFT_WAKE_BUSY = 7,  /* running, or not to be claimed */
 };
 

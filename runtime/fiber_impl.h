@@ -146,6 +146,15 @@ struct timer_heap {
 
 enum carrier_kind { CARRIER_FULL, CARRIER_HELPER };
 
+/* What the monitor thinks of a carrier; see monitor.c. */
+enum {
+	ODD_WATCHED = 1,  /* no fiber has left its stack here since the last look */
+	ODD_STUCK = 2,    /* (timers.lock) one fiber has kept it since the look before */
+	ODD_RETIRING = 4, /* there is one too many: this one goes when it can */
+	ODD_RETIRED = 8,  /* in the pool: asleep, and nobody gives it anything */
+	ODD_AWAY = ODD_STUCK | ODD_RETIRED,
+};
+
 struct weft_ring;
 
 struct carrier {
@@ -175,8 +184,10 @@ struct carrier {
 	int tid;         /* kernel thread id */
 	unsigned ticks;  /* fibers taken; every so often the carrier looks outside */
 	unsigned yields; /* yields with nobody to yield to */
-	int stuck;       /* (a) one fiber has run for 10 ms while others wait here */
-	uint64_t tick_switches;  /* (o) the switch counter at the last tick */
+	int odd;         /* (a) ODD_…; 0: does its ordinary work */
+	int called;      /* (a) the monitor asks it, by a kick, to empty its ring */
+	uint64_t seen_switches;  /* (monitor) the switch counter at its last look */
+	uint64_t stuck_since;    /* (timers.lock) */
 	uint64_t cpu_sampled_at; /* (o) its kernel thread's CPU clock at the last tick */
 	uint64_t cpu_sampled_switches; /* (o) the switch counter then */
 	uint64_t backlog_tsc; /* since when there is more work than this carrier */

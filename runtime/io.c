@@ -61,9 +61,12 @@ void weft_io_complete(struct carrier *c, uint64_t user_data, int res)
 	enum weft_wake how = WEFT_WAKE_DONE;
 
 	f->io_bits[index / 64] &= ~(1ull << index % 64);
+	/* Nobody asked for this one's end: its carrier got rid of all (weft_ring_evict). */
+	if (unlikely(res == -ECANCELED && !f->io_cancelled))
+		how = WEFT_WAKE_MOVED;
 	if (--f->io_pending) {
 		/* The first of several: the others must not outlive the call. */
-		weft_io_abort(c, f, WEFT_WAKE_DONE);
+		weft_io_abort(c, f, how);
 		return;
 	}
 	f->io_res = res;
@@ -175,9 +178,14 @@ static long op_wait(struct op *op, enum weft_park_reason reason, int *ret_fd)
 		store_seq_cst(&f->io_fd, op->fd);
 	}
 	f->interruptible = 1;
-	how = weft_park(reason, op_commit, op);
+	do {
+		how = weft_park(reason, op_commit, op);
+		weft_timer_disarm(f);
+		/* A close may have given the wait another number: it goes on there. */
+		if (unlikely(how == WEFT_WAKE_MOVED && op->fd >= 0))
+			op->fd = load_seq_cst(&f->io_fd);
+	} while (unlikely(how == WEFT_WAKE_MOVED));
 	f->interruptible = 0;
-	weft_timer_disarm(f);
 	*ret_fd = op->fd;
 	if (op->fd >= 0) {
 		*ret_fd = xchg_seq_cst(&f->io_fd, -1);

@@ -273,6 +273,11 @@ void weft_ring_cancel(struct weft_ring *r, uint64_t target)
 	io_uring_sqe_set_data64(sqe, target | CANCEL);
 }
 
+unsigned weft_ring_waits(const struct weft_ring *r)
+{
+	return load_relaxed(&r->inflight);
+}
+
 bool weft_ring_pending(const struct weft_ring *r)
 {
 	return r->inflight || io_uring_sq_ready(&r->ring) || io_uring_cq_ready(&r->ring);
@@ -350,4 +355,27 @@ void weft_ring_wait(struct carrier *c, uint64_t deadline_ns)
 		check(io_uring_submit_and_wait_timeout(
 			&c->ring->ring, &cqe, 1, tp, NULL));
 	reap(c);
+}
+
+/*
+ * One request cancels all of them (5.19). On an older kernel it fails, and they end on
+ * this carrier in their own time. More completions than the queue holds come in rounds.
+ */
+bool weft_ring_evict(struct carrier *c)
+{
+	struct weft_ring *r = c->ring;
+	unsigned before = r->inflight, left = before;
+
+	if (!before)
+		return true;
+	struct io_uring_sqe *sqe = next_sqe(r);
+
+	io_uring_prep_cancel64(sqe, 0, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
+	io_uring_sqe_set_data64(sqe, 0);
+	do {
+		left = r->inflight;
+		weft_ring_flush(c);
+	} while (r->inflight && r->inflight < left);
+	weft_count_add(c, MOVED, before - r->inflight);
+	return !r->inflight;
 }

@@ -43,36 +43,37 @@ static void carrier_main(void *arg)
 }
 
 /*
- * Compensation: one carrier more than there were. Runs on the receiver's thread,
+ * Compensation: one carrier more than there were. Runs on the monitor's thread,
  * where opening a ring and cloning may take their time.
  */
-bool weft_carrier_add(void)
+int weft_carrier_add(void)
 {
 	unsigned n = weft_rt.carriers;
 	struct carrier *c;
-	bool made;
+	int err;
 
-	if (n == WEFT_CARRIERS_MAX)
-		return false;
+	if (n == WEFT_CARRIER_TABLE)
+		return -EAGAIN;
 	c = weft_carrier_new(n, CARRIER_FULL);
 	if (!c)
-		return false;
+		return -ENOMEM;
 	weft_lock(&weft_rt.threads_lock);
-	made = !weft_carrier_open(c) && !weft_carrier_spawn(c, carrier_main);
-	if (made) {
+	err = weft_carrier_open(c);
+	err = err ? err : weft_carrier_spawn(c, carrier_main);
+	if (!err) {
 		weft_count(c, ADDED);
 		weft_rt.carrier[n] = c;
 		store_release(&weft_rt.carriers, n + 1);
 	}
 	weft_unlock(&weft_rt.threads_lock);
-	if (!made)
+	if (err)
 		weft_carrier_free(c);
-	return made;
+	return err;
 }
 
 static void free_carriers(void)
 {
-	for (unsigned i = 0; i < WEFT_CARRIERS_MAX; i++) {
+	for (unsigned i = 0; i < weft_rt.target; i++) {
 		weft_carrier_free(weft_rt.carrier[i]);
 		weft_rt.carrier[i] = NULL;
 	}
@@ -94,6 +95,9 @@ int weft_runtime_start(const struct weft_config *config, const char **ret_what)
 	n = config->carriers ? config->carriers : rt->cpus < 2 ? 2 : rt->cpus;
 	if (n > WEFT_CARRIERS_MAX)
 		n = WEFT_CARRIERS_MAX;
+	rt->target = n;
+	if (!rt->config.carriers_cap)
+		rt->config.carriers_cap = WEFT_CARRIERS_CAP;
 	weft_vector_init();
 
 	*ret_what = "memory for a carrier";
@@ -130,6 +134,10 @@ int weft_runtime_start(const struct weft_config *config, const char **ret_what)
 	err = weft_signals_start();
 	if (err)
 		goto out_main;
+	*ret_what = "the monitor's thread";
+	err = config->unwatched ? 0 : weft_monitor_start();
+	if (err)
+		goto out_signals;
 	weft_carrier_enter(home);
 	weft_ring_arm_event(home->ring, home->event_fd, &home->event_value);
 	/* Carriers look at each other's queues: each is listed once it runs. */
@@ -146,17 +154,22 @@ int weft_runtime_start(const struct weft_config *config, const char **ret_what)
 		if (i == 1)
 			goto out_running;
 		/* Fewer carriers are fewer cores, not another behaviour. */
+		rt->target = i;
 		for (; i < n; i++) {
 			weft_carrier_free(rt->carrier[i]);
 			rt->carrier[i] = NULL;
 		}
 	}
+	/* Before there were carriers it had nothing to watch. */
+	weft_monitor_wake();
 	*ret_what = NULL;
 	return 0;
 
 out_running:
 	store_release(&rt->running, false);
 	weft_carrier_leave(home);
+	weft_monitor_stop();
+out_signals:
 	weft_signals_stop();
 out_main:
 	weft_fiber_table_free();
@@ -246,6 +259,7 @@ void weft_runtime_forget(void)
 	rt->carriers = 0;
 	rt->helpers = NULL;
 	rt->sleepers = 0;
+	rt->stuck = 0;
 	rt->main_fiber = NULL;
 	for (int i = 0; i < WEFT_FIBER_CHUNKS; i++)
 		rt->chunk[i] = NULL;
@@ -253,6 +267,7 @@ void weft_runtime_forget(void)
 	rt->free_head = rt->free_tail = NULL;
 	weft_futex_forget();
 	weft_offload_forget();
+	weft_monitor_forget();
 	weft_signals_forget();
 	weft_thread_timers_forget();
 	weft_runtime_unlock_all();

@@ -16,7 +16,10 @@ extern "C" {
 #endif
 
 struct weft_config {
-	unsigned carriers; /* 0: one per CPU of the affinity mask, at least two */
+	unsigned carriers;     /* 0: one per CPU of the affinity mask, at least two */
+	unsigned carriers_cap; /* at most so many while not all are stuck; 0: the default
+				*/
+	bool unwatched;        /* no monitor: who keeps a carrier keeps the others */
 	bool stress_migrate;
 	bool stress_wouldblock;
 	bool stress_shuffle;

@@ -119,6 +119,9 @@ void weft_sched_ready(struct carrier *c, struct fiber *f)
 
 void weft_carrier_wake(struct carrier *c)
 {
+	/* [stuck-post] It will not look: the monitor finds somebody who does. */
+	if (unlikely(load_seq_cst(&c->odd) & ODD_STUCK))
+		weft_monitor_wake();
 	if (!load_seq_cst(&c->sleeping) || !xchg_seq_cst(&c->sleeping, 0))
 		return;
 	if (c->kind == CARRIER_HELPER)
@@ -141,18 +144,38 @@ static void inbox_push(struct carrier *c, struct fiber *f)
 	} while (!cas_seq_cst(&c->inbox, &head, f)); /* [inbox-sleep] */
 }
 
+/* Another carrier that does its ordinary work; NULL when there is none. */
+static struct carrier *somebody_but(const struct carrier *c)
+{
+	unsigned n = load_acquire(&weft_rt.carriers);
+
+	for (unsigned i = 1; i < n; i++) {
+		struct carrier *v = weft_rt.carrier[(c->id + i) % n];
+
+		if (v != c && !(load_relaxed(&v->odd) & (ODD_AWAY | ODD_RETIRING)))
+			return v;
+	}
+	return NULL;
+}
+
 void weft_sched_post(struct carrier *c, struct fiber *f)
 {
 	store_relaxed(&f->state, FIBER_READY);
+	if (unlikely(load_relaxed(&c->odd) & ODD_AWAY)) {
+		struct carrier *other = somebody_but(c);
+
+		c = other ? other : c;
+	}
 	inbox_push(c, f);
 	weft_carrier_wake(c);
 }
 
-static bool inbox_drain(struct carrier *c)
+/* What others gave to `from` becomes ready on c, the calling carrier. */
+static bool inbox_drain(struct carrier *c, struct carrier *from)
 {
-	if (!load_relaxed(&c->inbox))
+	if (!load_relaxed(&from->inbox))
 		return false;
-	struct fiber *f = xchg_acq_rel(&c->inbox, NULL), *rev = NULL;
+	struct fiber *f = xchg_acq_rel(&from->inbox, NULL), *rev = NULL;
 
 	while (f) { /* newest first: turn it round */
 		struct fiber *next = f->qnext;
@@ -201,15 +224,11 @@ static uint64_t next_random(struct carrier *c)
 	return c->rng = x;
 }
 
-/*
- * Takes the older half of victim's queue, or everything when the victim is stuck;
- * returns one, the rest goes to c's queue.
- */
+/* Takes the older half of victim's queue; returns one, the rest goes to c's queue. */
 static struct fiber *steal_from(struct carrier *c, struct carrier *victim)
 {
 	struct runq *q = &victim->runq;
-	bool stuck = load_relaxed(&victim->stuck);
-	uint32_t want = stuck ? RUNQ_SIZE : (runq_length(q) + 1) / 2;
+	uint32_t want = (runq_length(q) + 1) / 2;
 	struct fiber *first = NULL;
 	unsigned got = 0;
 
@@ -218,7 +237,7 @@ static struct fiber *steal_from(struct carrier *c, struct carrier *victim)
 
 		if (!f)
 			break;
-		if (f->flags & FIBER_MAIN && !stuck) { /* its home is there */
+		if (f->flags & FIBER_MAIN) { /* its home is there */
 			weft_sched_post(victim, f);
 			continue;
 		}
@@ -230,7 +249,7 @@ static struct fiber *steal_from(struct carrier *c, struct carrier *victim)
 	}
 	if (!first && load_relaxed(&victim->spill_count)) {
 		first = spill_take(victim);
-		if (first && first->flags & FIBER_MAIN && !stuck) {
+		if (first && first->flags & FIBER_MAIN) {
 			weft_sched_post(victim, first);
 			first = NULL;
 		}
@@ -241,6 +260,39 @@ static struct fiber *steal_from(struct carrier *c, struct carrier *victim)
 		weft_count_add(c, STOLEN, got);
 	}
 	return first;
+}
+
+/* Everything but what is in its ring: the main fiber too, and what sleeps. */
+static bool take_over(struct carrier *c, struct carrier *stuck)
+{
+	unsigned n = 0;
+	struct fiber *f;
+
+	while ((f = runq_pop(&stuck->runq)) || (f = spill_take(stuck))) {
+		weft_sched_ready(c, f);
+		n++;
+	}
+	n += inbox_drain(c, stuck);
+	n += weft_timers_move(stuck, c, true);
+	if (n) {
+		weft_count(c, STEALS);
+		weft_count_add(c, STOLEN, n);
+	}
+	return n;
+}
+
+static bool relieve(struct carrier *c)
+{
+	unsigned n = load_acquire(&weft_rt.carriers);
+	bool got = false;
+
+	for (unsigned i = 0; i < n; i++) {
+		struct carrier *v = weft_rt.carrier[i];
+
+		if (v != c && load_relaxed(&v->odd) & ODD_STUCK)
+			got |= take_over(c, v);
+	}
+	return got;
 }
 
 static struct fiber *steal(struct carrier *c)
@@ -258,7 +310,7 @@ static struct fiber *steal(struct carrier *c)
 		 * A single ready fiber is about to be run by its own carrier, in
 		 * the cache where it is warm: leave it.
 		 */
-		if (v == c || len < (load_relaxed(&v->stuck) ? 1 : 2))
+		if (v == c || len < 2)
 			continue;
 		struct fiber *f = steal_from(c, v);
 
@@ -269,14 +321,15 @@ static struct fiber *steal(struct carrier *c)
 }
 
 /* Wakes a sleeping carrier; false when none sleeps. */
-static bool wake_one(struct carrier *c)
+bool weft_sched_wake_one(const struct carrier *c)
 {
 	unsigned n = load_acquire(&weft_rt.carriers);
 
 	for (unsigned i = 0; i < n; i++) {
 		struct carrier *v = weft_rt.carrier[i];
 
-		if (v != c && load_relaxed(&v->sleeping)) {
+		if (v != c && load_relaxed(&v->sleeping) &&
+			!(load_relaxed(&v->odd) & (ODD_AWAY | ODD_RETIRING))) {
 			weft_carrier_wake(v);
 			return true;
 		}
@@ -306,7 +359,7 @@ static void watch_backlog(struct carrier *c)
 	if (now - c->backlog_tsc < BACKLOG_NS * 5ull / 2)
 		return;
 	c->backlog_tsc = now;
-	wake_one(c);
+	weft_sched_wake_one(c);
 }
 
 /* ---- the loop ------------------------------------------------------------- */
@@ -327,70 +380,120 @@ static void leave_fs(struct carrier *c)
 static void look_outside(struct carrier *c)
 {
 	leave_fs(c);
-	inbox_drain(c);
+	inbox_drain(c, c);
 	sig_inbox_drain(c);
 	if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE)
 		weft_timers_run(c, weft_now_ns());
 	if (weft_ring_pending(c->ring))
 		weft_ring_flush(c);
+	if (unlikely(load_relaxed(&weft_rt.stuck)) && !load_relaxed(&c->odd))
+		relieve(c);
+}
+
+/* ---- stuck carriers; see monitor.c ---------------------------------------- */
+
+unsigned weft_sched_queued(const struct carrier *c)
+{
+	return runq_length(&c->runq) + load_relaxed(&c->spill_count) +
+	       (load_seq_cst(&c->inbox) != NULL);
+}
+
+bool weft_sched_has_work(const struct carrier *c)
+{
+	return weft_sched_queued(c) || load_seq_cst(&c->sig_inbox) ||
+	       load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE ||
+	       weft_ring_waits(c->ring);
 }
 
 /*
- * Every 10 ms of CPU time of the carrier's kernel thread (a timer on its own clock,
- * which costs nothing while it sleeps), on its signal stack, between two
- * instructions of the fiber's own code. When the same fiber has run all the time,
- * the carrier is stuck: what has become ready meanwhile is found here, because its
- * ring answers to this thread alone, and others are called to take it. When all are
- * stuck another carrier is made; the kernel then shares the CPUs among them, as it
- * does with threads.
+ * In the handler of the monitor's kick, on a stuck carrier's signal stack, between two
+ * instructions of the fiber's own code (or in a system call of its own). The ring answers
+ * to this thread alone: what waits there is ended and begun anew by other carriers.
  */
-void weft_sched_tick(struct carrier *c)
+void weft_sched_called(struct carrier *c)
 {
 	struct fiber *f = c->current;
-	uint64_t switches = load_relaxed(&c->counters[WEFT_COUNTER_SWITCHES]);
 
-	weft_cpu_sample(c);
-	if (!f || switches != c->tick_switches || load_relaxed(&f->in_weft)) {
-		c->tick_switches = switches;
+	if (!f || load_relaxed(&f->in_weft) || !(load_relaxed(&c->odd) & ODD_STUCK))
 		return;
-	}
+	store_relaxed(&c->called, 0);
 	look_outside(c);
+	weft_ring_evict(c);
 	weft_wrfsbase(f->fs_base);
 	c->fs_loaded = f->fs_base;
-	if (!runq_length(&c->runq) && !load_relaxed(&c->spill_count))
+	if (weft_sched_queued(c) && !weft_sched_wake_one(c))
+		weft_monitor_wake();
+}
+
+/* The fiber that kept it has left its stack: the carrier is its own master again. */
+static void back(struct carrier *c)
+{
+	int was;
+
+	/* Under the lock: whoever moves its timers does so only while it is stuck. */
+	weft_lock(&c->timers.lock);
+	/* One from the pool that was given something after all is no longer there. */
+	was = fetch_and_seq_cst(&c->odd, ~(ODD_WATCHED | ODD_AWAY));
+	weft_unlock(&c->timers.lock);
+	if (likely(!(was & ODD_STUCK)))
 		return;
-	store_relaxed(&c->stuck, 1);
-	weft_count(c, STUCK);
-	if (!wake_one(c))
-		weft_carrier_call_for_another();
+	store_relaxed(&c->called, 0);
+	weft_count_add(c, STUCK_MS, (weft_now_ns() - c->stuck_since) / 1000000);
+	weft_monitor_wake();
+}
+
+/* There is a carrier too many: hands everything over and goes to the pool. */
+static void retire(struct carrier *c)
+{
+	struct carrier *to = somebody_but(c);
+	struct fiber *f;
+
+	leave_fs(c);
+	if (!to || !weft_ring_evict(c)) {
+		fetch_and_seq_cst(&c->odd, ~ODD_RETIRING);
+		return;
+	}
+	fetch_or_seq_cst(&c->odd, ODD_RETIRED);
+	inbox_drain(c, c);
+	while ((f = runq_pop(&c->runq)) || (f = spill_take(c)))
+		weft_sched_post(to, f);
+	weft_timers_move(c, to, false);
+	/* It may sleep until a later deadline than those it has now. */
+	weft_carrier_wake(to);
+	fetch_and_seq_cst(&c->odd, ~ODD_RETIRING);
+	weft_count(c, RETIRED);
 }
 
 /* Sleeps until something is posted, a completion arrives or a timer is due. */
 static void idle(struct carrier *c)
 {
+	unsigned pooled = (load_relaxed(&c->odd) & ODD_RETIRED) != 0;
 	uint64_t deadline;
 
 	leave_fs(c);
 	store_seq_cst(&c->sleeping, 1); /* [inbox-sleep] */
-	__atomic_add_fetch(&weft_rt.sleepers, 1, __ATOMIC_SEQ_CST);
+	__atomic_add_fetch(&weft_rt.sleepers, 1 - pooled, __ATOMIC_SEQ_CST);
 	deadline = load_seq_cst(&c->timers.first);
-	if (!load_seq_cst(&c->inbox) && !load_seq_cst(&c->sig_inbox)) {
+	if (!load_seq_cst(&c->inbox) && !load_seq_cst(&c->sig_inbox) &&
+		!(load_seq_cst(&c->odd) & ODD_RETIRING) &&
+		pooled == ((load_seq_cst(&c->odd) & ODD_RETIRED) != 0)) {
 		weft_count(c, SLEEPS);
 		weft_ring_wait(c, deadline);
 	}
-	store_seq_cst(&c->sleeping, 0);
-	__atomic_sub_fetch(&weft_rt.sleepers, 1, __ATOMIC_SEQ_CST);
+	store_seq_cst(&c->sleeping, 0); /* [monitor-sleep] */
+	__atomic_sub_fetch(&weft_rt.sleepers, 1 - pooled, __ATOMIC_SEQ_CST);
+	weft_monitor_wake();
 }
 
 static struct fiber *next_fiber(struct carrier *c)
 {
 	struct fiber *f;
 
-	if (unlikely(c->stuck))
-		store_relaxed(&c->stuck, 0);
-
-	if (unlikely(++c->ticks % POLL_EVERY == 0))
+	if (unlikely(++c->ticks % POLL_EVERY == 0)) {
 		look_outside(c);
+		if (unlikely(load_relaxed(&c->odd) & ODD_RETIRING))
+			retire(c);
+	}
 	for (;;) {
 		if (unlikely(weft_rt.config.stress_shuffle))
 			for (uint64_t k = next_random(c) % 4; k--;) {
@@ -408,16 +511,23 @@ static struct fiber *next_fiber(struct carrier *c)
 			continue;
 		}
 		c->backlog_tsc = 0;
-		if (inbox_drain(c) || sig_inbox_drain(c))
+		if (inbox_drain(c, c) || sig_inbox_drain(c))
 			continue;
 		if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE &&
 			weft_timers_run(c, weft_now_ns()))
 			continue;
 		if (weft_ring_reap(c))
 			continue;
-		f = steal(c);
-		if (f)
-			return f;
+		if (likely(!(load_relaxed(&c->odd) & (ODD_RETIRING | ODD_RETIRED)))) {
+			f = steal(c);
+			if (f)
+				return f;
+			if (load_relaxed(&weft_rt.stuck) && relieve(c))
+				continue;
+		} else if (load_relaxed(&c->odd) & ODD_RETIRING) {
+			retire(c);
+			continue;
+		}
 		idle(c);
 	}
 }
@@ -426,6 +536,8 @@ static struct fiber *next_fiber(struct carrier *c)
 static bool left_stack(struct carrier *c, struct fiber *f)
 {
 	c->current = NULL;
+	if (unlikely(load_relaxed(&c->odd)))
+		back(c);
 	store_relaxed(&f->state, FIBER_PARKED);
 	return c->commit(f, c->commit_arg);
 }
@@ -539,9 +651,10 @@ enum weft_park_state weft_park_open(struct fiber *f)
 /* WEFT_STRESS=migrate: the carrier after the one it ran on. */
 static struct carrier *elsewhere(struct fiber *f)
 {
-	unsigned id = f->carrier ? f->carrier->id : 0;
+	struct carrier *on = f->carrier ? f->carrier : weft_rt.carrier[0];
+	struct carrier *to = somebody_but(on);
 
-	return weft_rt.carrier[(id + 1) % weft_rt.carriers];
+	return to ? to : on;
 }
 
 void weft_unpark(struct fiber *f)
@@ -552,7 +665,7 @@ void weft_unpark(struct fiber *f)
 		struct carrier *home = weft_rt.carrier[0];
 
 		/* A stuck home would keep it for as long as it pleases. */
-		if (c != home && !load_relaxed(&home->stuck)) {
+		if (c != home && !(load_relaxed(&home->odd) & ODD_AWAY)) {
 			weft_sched_post(home, f);
 			return;
 		}

@@ -4,7 +4,9 @@
 #include "runtime.h"
 
 enum {
-	WEFT_CARRIERS_MAX = 64,
+	WEFT_CARRIERS_MAX = 64,     /* that a user may ask for */
+	WEFT_CARRIER_TABLE = 32768, /* with those that stand in for stuck ones */
+	WEFT_CARRIERS_CAP = 256,
 	WEFT_FIBER_CHUNK = 1024,
 	WEFT_FIBER_CHUNKS = 2048, /* two million fibers */
 };
@@ -13,9 +15,11 @@ struct runtime {
 	bool running;
 	struct weft_config config;
 	unsigned cpus;
-	unsigned carriers;                          /* (a) grows */
-	struct carrier *carrier[WEFT_CARRIERS_MAX]; /* (c) */
-	unsigned sleepers;                          /* (a) carriers asleep */
+	unsigned carriers;                           /* (a) grows */
+	struct carrier *carrier[WEFT_CARRIER_TABLE]; /* (c) */
+	unsigned target;                             /* (c) how many are to run fibers */
+	unsigned sleepers;             /* (a) carriers asleep, not in the pool */
+	unsigned stuck;                /* (a) how many are, at the monitor's last look */
 	struct weft_lock threads_lock; /* while a kernel thread is made and listed */
 	struct carrier *helpers;       /* every helper ever made, for the stats */
 	struct fiber *main_fiber;
@@ -38,10 +42,24 @@ int weft_carrier_open(struct carrier *c); /* its ring and descriptors */
 void weft_carrier_enter(struct carrier *c);
 void weft_carrier_leave(struct carrier *c);
 void weft_carrier_join(struct carrier *c);
-/* Asks for one carrier more, from anywhere, also a signal handler. */
-void weft_carrier_call_for_another(void);
-bool weft_carrier_add(void); /* … and makes it, on the receiver's thread */
 int weft_carrier_spawn(struct carrier *c, void (*fn)(void *));
+void weft_carrier_kick(struct carrier *c); /* a signal that restarts calls */
+int weft_carrier_add(void);                /* one more, on the monitor's thread */
+
+/* monitor.c */
+int weft_monitor_start(void);
+void weft_monitor_stop(void);
+void weft_monitor_forget(void);
+struct carrier *weft_monitor_carrier(void); /* for counters and credentials; or NULL */
+extern int weft_monitor_asleep;             /* (a) [monitor-sleep] */
+void weft_monitor_rouse(void);
+
+/* Something happens that the monitor has to look at: from anywhere. */
+static inline void weft_monitor_wake(void)
+{
+	if (unlikely(load_seq_cst(&weft_monitor_asleep)))
+		weft_monitor_rouse();
+}
 
 /* sched.c */
 void weft_sched_run_fiber(struct carrier *c, struct fiber *f);
@@ -50,7 +68,10 @@ void weft_sched_home(void *carrier); /* the same, begun by a fiber's first park 
 void weft_sched_ready(struct carrier *c, struct fiber *f); /* on c's own thread */
 void weft_sched_post(struct carrier *c, struct fiber *f);  /* from anywhere */
 void weft_carrier_wake(struct carrier *c);
-void weft_sched_tick(struct carrier *c); /* in its signal handler */
+void weft_sched_called(struct carrier *c);         /* in its signal handler */
+bool weft_sched_has_work(const struct carrier *c); /* of a stuck carrier */
+bool weft_sched_wake_one(const struct carrier *but);
+unsigned weft_sched_queued(const struct carrier *c);
 void weft_runq_init(struct carrier *c);
 void weft_park_finish(struct fiber *f, enum weft_wake how);
 
@@ -74,6 +95,12 @@ void weft_vector_area_put(void *area);
 void weft_timers_init(struct timer_heap *h);
 void weft_timers_free(struct timer_heap *h);
 int weft_timers_run(struct carrier *c, uint64_t now);
+/*
+ * Moves what is armed on `from` to `to`, the calling carrier or one that is woken
+ * after; not deadlines of operations in a ring. With `if_stuck` nothing is moved from a
+ * carrier that is not stuck any more. How many were moved.
+ */
+unsigned weft_timers_move(struct carrier *from, struct carrier *to, bool if_stuck);
 
 /* ring.c */
 int weft_ring_open(struct weft_ring **ret);
@@ -103,6 +130,13 @@ bool weft_ring_pending(const struct weft_ring *r); /* something to submit or rea
 bool weft_ring_reap(struct carrier *c);            /* what is there already */
 void weft_ring_flush(struct carrier *c);           /* submit, run task work, reap */
 void weft_ring_wait(struct carrier *c, uint64_t deadline_ns);
+/* Operations whose completion is still to come; from anywhere, a moment old. */
+unsigned weft_ring_waits(const struct weft_ring *r);
+/*
+ * On c's own thread: ends every operation; their fibers are ready afterwards, with
+ * WEFT_WAKE_MOVED, and make them again where they run next. False when some are left.
+ */
+bool weft_ring_evict(struct carrier *c);
 
 /* io.c: a completion. */
 void weft_io_complete(struct carrier *c, uint64_t user_data, int res);

@@ -152,7 +152,9 @@ void weft_sig_first_level(int sig, siginfo_t *si, void *ctx)
 	}
 	if (sig == KICK || sig == KICK_EINTR) {
 		if (si->si_code == SI_TIMER)
-			weft_sched_tick(c);
+			weft_cpu_sample(c);
+		if (unlikely(load_relaxed(&c->called)))
+			weft_sched_called(c);
 		weft_sig_join_broadcast(c);
 		on_kick(c->current, uc);
 	} else if (BIT(sig) & SYNCHRONOUS && si->si_code > 0)

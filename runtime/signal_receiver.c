@@ -103,14 +103,6 @@ void weft_signals_publish(struct fiber *f)
 
 /* ---- the receiver --------------------------------------------------------- */
 
-static int carrier_wanted; /* (a) */
-
-void weft_carrier_call_for_another(void)
-{
-	if (weft_sig.receiver && !xchg_seq_cst(&carrier_wanted, 1))
-		kick(weft_sig.receiver, KICK_EINTR);
-}
-
 /*
  * Signals with a handler are waited for; signals without one are unblocked, so
  * that the kernel's default action happens, or nothing for SIG_IGN.
@@ -143,8 +135,6 @@ static void receiver_main(void *arg)
 				((siginfo_t *)info)->si_overrun);
 		if (load_seq_cst(&quit))
 			weft_sys1(SYS_exit, 0);
-		if (xchg_seq_cst(&carrier_wanted, 0))
-			weft_carrier_add();
 	}
 }
 

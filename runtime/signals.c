@@ -6,6 +6,11 @@
 
 struct signals weft_sig;
 
+void weft_carrier_kick(struct carrier *c)
+{
+	kick(c, KICK);
+}
+
 /* ---- dispositions --------------------------------------------------------- */
 
 /* (kernel/signal.c, sig_ignored) */

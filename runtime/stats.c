@@ -73,6 +73,8 @@ static uint64_t total(size_t counter)
 		sum += load_relaxed(&weft_rt.carrier[i]->counters[counter]);
 	for (struct carrier *c = load_acquire(&weft_rt.helpers); c; c = c->all_next)
 		sum += load_relaxed(&c->counters[counter]);
+	if (weft_monitor_carrier())
+		sum += load_relaxed(&weft_monitor_carrier()->counters[counter]);
 	return sum;
 }
 

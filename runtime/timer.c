@@ -124,20 +124,61 @@ static void remove_at(struct timer_heap *h, uint32_t i)
 
 void weft_timer_disarm(struct fiber *f)
 {
-	struct carrier *c = load_relaxed(&f->timer_carrier);
+	struct carrier *c;
 
 	/* Only the fiber itself arms, and it is the one that disarms. */
-	if (!c)
-		return;
-	struct timer_heap *h = &c->timers;
+	while ((c = load_relaxed(&f->timer_carrier))) {
+		struct timer_heap *h = &c->timers;
 
-	weft_lock(&h->lock);
-	if (f->timer_carrier) {
-		remove_at(h, f->timer_index);
-		store_relaxed(&f->timer_carrier, NULL);
-		publish_first(h);
+		weft_lock(&h->lock);
+		/* Fired, or moved to another carrier's, before we had the lock. */
+		if (f->timer_carrier == c) {
+			remove_at(h, f->timer_index);
+			store_relaxed(&f->timer_carrier, NULL);
+			publish_first(h);
+		}
+		weft_unlock(&h->lock);
 	}
-	weft_unlock(&h->lock);
+}
+
+/*
+ * Heap locks are taken in the order of the carriers' ids, as around a fork. A deadline
+ * of an operation in a ring stays: only that ring's carrier can cancel it.
+ */
+unsigned weft_timers_move(struct carrier *from, struct carrier *to, bool if_stuck)
+{
+	struct carrier *low = from->id < to->id ? from : to;
+	struct carrier *high = from->id < to->id ? to : from;
+	struct timer_heap *a = &from->timers, *b = &to->timers;
+	uint32_t left = 0, n;
+
+	if (load_relaxed(&a->first) == WEFT_NO_DEADLINE)
+		return 0;
+	weft_lock(&low->timers.lock);
+	weft_lock(&high->timers.lock);
+	n = if_stuck && !(load_relaxed(&from->odd) & ODD_STUCK) ? 0 : a->count;
+	for (uint32_t i = 0; i < n; i++) {
+		struct fiber *f = a->slot[i];
+
+		if (f->io_pending || (b->count == b->room && !grow(b))) {
+			a->slot[left++] = f;
+			continue;
+		}
+		store_relaxed(&f->timer_carrier, to);
+		sift_up(b, b->count++, f);
+	}
+	if (n) {
+		uint32_t count = left;
+
+		a->count = 0;
+		for (uint32_t i = 0; i < count; i++)
+			sift_up(a, a->count++, a->slot[i]);
+		publish_first(a);
+		publish_first(b);
+	}
+	weft_unlock(&high->timers.lock);
+	weft_unlock(&low->timers.lock);
+	return n - left;
 }
 
 /* Fires what is due on c; returns how many. Runs on c's own scheduler. */

@@ -200,7 +200,7 @@ TEST(Start, EveryRefusedRingLeavesNothing)
 
 TEST(Start, EveryFailedCloneLeavesNothing)
 {
-	every_failure_leaves_nothing(WEFT_FAULT_CLONE, 2); // the receiver, carrier 1
+	every_failure_leaves_nothing(WEFT_FAULT_CLONE, 3); // receiver, monitor, carrier 1
 }
 
 TEST(Start, FailsWithEmfileWhenNoDescriptorIsLeft)
@@ -224,7 +224,7 @@ TEST(Start, FailsWithEmfileWhenNoDescriptorIsLeft)
 // A failed activation must leave the program its signals.
 TEST(Start, AfterAFailedCloneSignalsReachTheProgram)
 {
-	for (unsigned n = 1; n <= 2; n++)
+	for (unsigned n = 1; n <= 3; n++)
 		in_child([n] {
 			static volatile sig_atomic_t got;
 			uint64_t mask;
@@ -251,16 +251,16 @@ TEST(Start, AfterAFailedCloneSignalsReachTheProgram)
 
 TEST(Start, FewerKernelThreadsAreFewerCarriers)
 {
-	for (unsigned n = 3; n <= 8; n++)
+	for (unsigned n = 4; n <= 9; n++)
 		in_child([n] {
 			uint64_t mask;
 			const char *what;
 
 			prepare_process(&mask);
-			weft_fault_arm(
-				WEFT_FAULT_CLONE, n); /* the first is the receiver's */
+			weft_fault_arm(WEFT_FAULT_CLONE,
+				n); /* receiver and monitor come first */
 			ASSERT_EQ(start_with(8, &what), 0);
-			EXPECT_EQ(weft_rt.carriers, n - 1);
+			EXPECT_EQ(weft_rt.carriers, n - 2);
 			run_a_few_fibers();
 		});
 }
@@ -274,7 +274,7 @@ TEST(Start, RunningCarriersDoNotSeeTheOnesTakenBack)
 			const char *what;
 
 			prepare_process(&mask);
-			weft_fault_arm(WEFT_FAULT_CLONE, 3 + (unsigned)i % 40);
+			weft_fault_arm(WEFT_FAULT_CLONE, 4 + (unsigned)i % 40);
 			ASSERT_EQ(start_with(64, &what), 0);
 			run_a_few_fibers();
 		});
@@ -339,7 +339,7 @@ TEST(Start, TheCallingThreadBecomesCarrierZeroAndTheMainFiber)
 
 TEST(Start, KernelThreadsHaveNamesThatSayWhoTheyAre)
 {
-	on_runtime({3}, [] {
+	on_runtime({3, false, false, false, true}, [] {
 		std::multiset<std::string> names;
 
 		until([&] {
@@ -352,9 +352,11 @@ TEST(Start, KernelThreadsHaveNamesThatSayWhoTheyAre)
 				if (tid != std::to_string(getpid()))
 					names.insert(name);
 			}
-			return names.count("weft/1") && names.count("weft/2");
+			return names.count("weft/1") && names.count("weft/2") &&
+			       names.count("weft/monitor");
 		});
-		EXPECT_EQ(names.size(), 3u) << "two more carriers and the receiver";
+		EXPECT_EQ(names.size(), 4u)
+			<< "two more carriers, the receiver and the monitor";
 	});
 }
 

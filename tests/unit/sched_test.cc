@@ -202,17 +202,17 @@ void computing_holds_nobody(const Config &config)
 
 TEST(Stuck, ComputingFibersOnOneCarrierHoldNobody)
 {
-	computing_holds_nobody({1});
+	computing_holds_nobody({1, false, false, false, true});
 }
 
 TEST(Stuck, ComputingFibersOnTwoCarriersHoldNobody)
 {
-	computing_holds_nobody({2});
+	computing_holds_nobody({2, false, false, false, true});
 }
 
 TEST(Stuck, AComputingMainHoldsNobody)
 {
-	on_runtime({1}, [] {
+	on_runtime({1, false, false, false, true}, [] {
 		Fibers fibers;
 		std::atomic<bool> ran{false};
 		int fd[2];
@@ -536,6 +536,7 @@ TEST(Carriers, ShuffleRunsAnotherOrderForAnotherSeedAndTheSameForTheSame)
 		OK(pipe(fd));
 		in_child([&] {
 			weft_config config = {};
+			config.unwatched = true;
 			const char *what;
 
 			prepare_process(&config.initial_mask);

@@ -9,8 +9,8 @@
 // any carrier. Fibers::Shared runs with the main thread's; such a body touches no TLS, or
 // there is one carrier only.
 //
-// All of it runs marked as inside weft, as behind a door: neither a signal nor the tick
-// that looks for stuck carriers interrupts. What plays the program's own code says so
+// All of it runs marked as inside weft, as behind a door: neither a signal nor the kick
+// for stuck carriers interrupts. What plays the program's own code says so
 // (OwnCode).
 #ifndef TESTS_UNIT_SUPPORT_ON_FIBERS_H
 #define TESTS_UNIT_SUPPORT_ON_FIBERS_H
@@ -120,6 +120,7 @@ inline void in_child(const std::function<void()> &body)
 struct Config {
 	unsigned carriers = 2;
 	bool migrate = false, wouldblock = false, shuffle = false;
+	bool watched = false; // with the monitor, which lets others in
 };
 
 // What the contract demands of the caller: one thread, every signal blocked.
@@ -140,6 +141,7 @@ inline int start_runtime(const Config &c, const char **ret_what)
 
 	prepare_process(&config.initial_mask);
 	config.carriers = c.carriers;
+	config.unwatched = !c.watched;
 	config.stress_migrate = c.migrate;
 	config.stress_wouldblock = c.wouldblock;
 	config.stress_shuffle = c.shuffle;

@@ -1,0 +1,349 @@
+/*
+ * monitor.c - whoever keeps a carrier does not keep the others.
+ *
+ * A fiber may compute, or block in something that weft does not see: a system call
+ * instruction of its own, an ioctl, a page fault that somebody serves slowly. Its carrier
+ * is then stuck, with the fibers that are ready there, that sleep there and whose
+ * transfers are in its ring. One kernel thread looks every 10 ms whether each carrier has
+ * switched fibers since the last look; the second time it has not, it counts as stuck:
+ *
+ *   - nothing is given to it any more (ODD_STUCK), and carriers that are free take its
+ *     queue, inbox and timers (take_over, sched.c);
+ *   - its ring answers to its own kernel thread alone: a kick makes that thread, between
+ *     two instructions of the fiber, end all operations there; the fibers begin them anew
+ *     on the carriers that run them next. That happens once per episode, so a call that
+ *     a handler ends (poll, nanosleep, by instructions of the program's own) is disturbed
+ *     once, and only if somebody waited there;
+ *   - when nobody is free, another carrier is woken from the pool or made. The kernel
+ *     shares the CPUs among them, as it does with threads: that is preemption, and with
+ *     every fiber stuck it is one thread per fiber, which is what the program asked for.
+ *
+ * When a stuck carrier comes back there is one too many; the youngest goes to the pool
+ * after a while. It does not exit (see carrier.c).
+ *
+ * The monitor sleeps when nothing can go wrong: every carrier is asleep, or stuck with
+ * nothing left that waits for it.
+ *
+ *     monitor                         carrier                    poster
+ *     asleep = 1                      sleeping = 0               push onto stuck's inbox
+ *     (seq_cst)  [monitor-sleep]      (seq_cst)                  (seq_cst) [stuck-post]
+ *     all asleep or empty? sleep      monitor asleep? wake it    stuck? monitor asleep?
+ *
+ * Rejected: a timer signal per carrier (it ends system calls that must not be ended, and
+ * never comes while the carrier is blocked); watching CPU clocks or /proc (a carrier that
+ * the kernel does not let run keeps its fibers just as well).
+ */
+#include <errno.h>
+#include <linux/futex.h>
+#include <sys/prctl.h>
+#include <time.h>
+
+#include "sched_impl.h"
+
+enum {
+	TICK_NS = 10000000,
+	QUIET_TICKS = 10,   /* with nothing to watch before the monitor sleeps */
+	SURPLUS_TICKS = 10, /* with a carrier too many before one goes */
+	MONITOR_ID = 2001,
+};
+
+int weft_monitor_asleep; /* (a) */
+static struct carrier *monitor;
+static int quit;                    /* (a) */
+static unsigned quiet, surplus;     /* ticks in a row */
+static unsigned burst;              /* carriers to add while all are stuck */
+static bool said_cap, said_failure; /* once per process */
+
+struct look {
+	unsigned running, stuck, sleeping;
+	unsigned queued; /* lengths of the stuck ones' queues */
+	bool waiting;    /* somebody waits for a stuck carrier */
+	bool quiet;      /* nothing can become wrong without somebody waking us */
+};
+
+/* ---- looking -------------------------------------------------------------- */
+
+/*
+ * [odd-stuck] The carrier takes the bit away when a fiber leaves its stack, under the
+ * same lock; still there, no fiber has, since the last look 10 ms ago. The counter tells
+ * that none has begun either.
+ */
+static bool has_got_stuck(struct carrier *c)
+{
+	bool stuck;
+
+	weft_lock(&c->timers.lock);
+	stuck = load_relaxed(&c->odd) & ODD_WATCHED && load_relaxed(&c->current) &&
+		c->seen_switches == load_relaxed(&c->counters[WEFT_COUNTER_SWITCHES]);
+	if (stuck) {
+		c->stuck_since = weft_now_ns() - TICK_NS;
+		fetch_or_seq_cst(&c->odd, ODD_STUCK);
+	}
+	weft_unlock(&c->timers.lock);
+	if (stuck)
+		weft_count(monitor, STUCK);
+	return stuck;
+}
+
+static void look_at_stuck(struct carrier *c, struct look *l)
+{
+	l->stuck++;
+	l->queued += weft_sched_queued(c);
+	if (!weft_sched_has_work(c))
+		return;
+	l->waiting = true;
+	if (weft_ring_waits(c->ring) || load_seq_cst(&c->sig_inbox)) {
+		store_seq_cst(&c->called, 1);
+		weft_carrier_kick(c);
+	}
+}
+
+static void look_at(struct carrier *c, struct look *l)
+{
+	int odd = load_seq_cst(&c->odd);
+
+	if (load_seq_cst(&c->sleeping)) {
+		l->sleeping += !(odd & ODD_RETIRED);
+		return;
+	}
+	if (odd & ODD_STUCK || has_got_stuck(c)) {
+		look_at_stuck(c, l);
+		return;
+	}
+	l->quiet = false;
+	l->running += !(odd & ODD_RETIRED);
+	c->seen_switches = load_relaxed(&c->counters[WEFT_COUNTER_SWITCHES]);
+	fetch_or_seq_cst(&c->odd, ODD_WATCHED);
+}
+
+/* ---- acting --------------------------------------------------------------- */
+
+static struct carrier *from_pool(void)
+{
+	for (unsigned i = 0; i < weft_rt.carriers; i++) {
+		struct carrier *c = weft_rt.carrier[i];
+
+		if (load_relaxed(&c->odd) & ODD_RETIRED)
+			return c;
+	}
+	return NULL;
+}
+
+static void say_cap(unsigned stuck)
+{
+	char a[21], b[21], c[21], at[19] = "0x";
+	const char *name = "", *more = "";
+	int tid = 0;
+
+	if (said_cap)
+		return;
+	said_cap = true;
+	(void)at;
+	for (unsigned i = 0; i < weft_rt.carriers && !tid; i++) {
+		struct fiber *f = load_relaxed(&weft_rt.carrier[i]->current);
+
+		if (f && load_relaxed(&weft_rt.carrier[i]->odd) & ODD_STUCK) {
+			tid = load_relaxed(&f->tid);
+			name = f->name;
+			more = ", among them thread ";
+		}
+	}
+	weft_log_parts("all ", weft_format_u64(a, stuck),
+		" kernel threads are kept by calls that weft does not cover: more than ",
+		weft_format_u64(b, weft_rt.config.carriers_cap), " are made", more,
+		tid ? weft_format_u64(c, (uint64_t)tid) : "", name[0] ? " " : "", name,
+		NULL);
+}
+
+/* One carrier more that runs fibers. False when there is none to be had. */
+static bool add_one(const struct look *l)
+{
+	struct carrier *c = from_pool();
+	int err;
+
+	if (c) {
+		fetch_and_seq_cst(&c->odd, ~ODD_RETIRED);
+		weft_carrier_wake(c);
+		weft_count(monitor, COMPENSATED);
+		return true;
+	}
+	if (weft_rt.carriers >= weft_rt.config.carriers_cap) {
+		if (l->running + l->sleeping) {
+			weft_count(monitor, CAP_HITS);
+			return false;
+		}
+		say_cap(l->stuck);
+	}
+	err = weft_carrier_add();
+	if (!err) {
+		weft_count(monitor, COMPENSATED);
+		return true;
+	}
+	if (!said_failure) {
+		char text[21];
+
+		said_failure = true;
+		weft_log_parts("a kernel thread that should stand in for a blocked one"
+			       " cannot be made: errno ",
+			weft_format_u64(text, (uint64_t)-err), NULL);
+	}
+	return false;
+}
+
+/* Somebody waits for a stuck carrier: who is free takes it over, or somebody is made. */
+static void compensate(const struct look *l)
+{
+	unsigned want = 1;
+
+	if (!l->running && !l->sleeping) {
+		/* All are stuck, perhaps each newcomer will be at once: faster and
+		 * faster, but not more than there is work for. */
+		burst = burst ? 2 * burst : 1;
+		want = burst < l->queued ? burst : l->queued;
+		want = want ? want : 1;
+	} else {
+		burst = 0;
+		if (weft_sched_wake_one(NULL))
+			return;
+		if (l->running + l->sleeping >= weft_rt.target)
+			return; /* they look now and then */
+	}
+	while (want-- && add_one(l))
+		;
+}
+
+/* The youngest goes: those of the start are at home here, and the main fiber on the
+ * first. */
+static void ask_one_to_retire(void)
+{
+	for (unsigned i = weft_rt.carriers; i-- > weft_rt.target;) {
+		struct carrier *c = weft_rt.carrier[i];
+
+		if (load_relaxed(&c->odd) & (ODD_AWAY | ODD_RETIRING))
+			continue;
+		fetch_or_seq_cst(&c->odd, ODD_RETIRING);
+		weft_carrier_wake(c);
+		return;
+	}
+}
+
+static void tick(void)
+{
+	struct look l = {.quiet = true};
+
+	for (unsigned i = 0; i < weft_rt.carriers; i++)
+		look_at(weft_rt.carrier[i], &l);
+	store_relaxed(&weft_rt.stuck, l.stuck);
+	if (l.waiting) {
+		l.quiet = false;
+		compensate(&l);
+	} else {
+		burst = 0;
+	}
+	surplus = l.running + l.sleeping > weft_rt.target ? surplus + 1 : 0;
+	if (surplus)
+		l.quiet = false;
+	if (surplus >= SURPLUS_TICKS) {
+		surplus = 0;
+		ask_one_to_retire();
+	}
+	quiet = l.quiet ? quiet + 1 : 0;
+}
+
+/* ---- sleeping ------------------------------------------------------------- */
+
+static bool nothing_to_watch(void)
+{
+	for (unsigned i = 0; i < load_acquire(&weft_rt.carriers); i++) {
+		struct carrier *c = weft_rt.carrier[i];
+
+		if (load_seq_cst(&c->sleeping))
+			continue;
+		if (!(load_seq_cst(&c->odd) & ODD_STUCK) || weft_sched_has_work(c))
+			return false;
+	}
+	return true;
+}
+
+void weft_monitor_rouse(void)
+{
+	if (xchg_seq_cst(&weft_monitor_asleep, 0))
+		weft_sys3(SYS_futex, (long)&weft_monitor_asleep, FUTEX_WAKE_PRIVATE, 1);
+}
+
+static void nap(void)
+{
+	struct timespec ts = {0, TICK_NS};
+
+	weft_sys4(SYS_futex, (long)&quit, FUTEX_WAIT_PRIVATE, 0, (long)&ts);
+}
+
+static void sleep_until_woken(void)
+{
+	store_seq_cst(&weft_monitor_asleep, 1); /* [monitor-sleep] */
+	if (nothing_to_watch() && !load_seq_cst(&quit))
+		weft_sys4(
+			SYS_futex, (long)&weft_monitor_asleep, FUTEX_WAIT_PRIVATE, 1, 0);
+	store_seq_cst(&weft_monitor_asleep, 0);
+	quiet = 0;
+}
+
+static void monitor_main(void *arg)
+{
+	(void)arg;
+	weft_sys2(SYS_prctl, PR_SET_NAME, "weft/monitor");
+	while (!load_seq_cst(&quit)) {
+		tick();
+		if (quiet > QUIET_TICKS)
+			sleep_until_woken();
+		else
+			nap();
+	}
+	weft_sys1(SYS_exit, 0);
+}
+
+/* ---- life ----------------------------------------------------------------- */
+
+struct carrier *weft_monitor_carrier(void)
+{
+	return load_acquire(&monitor);
+}
+
+int weft_monitor_start(void)
+{
+	struct carrier *c = weft_carrier_new(MONITOR_ID, CARRIER_HELPER);
+	int err;
+
+	if (!c)
+		return -ENOMEM;
+	quit = 0;
+	weft_monitor_asleep = 0;
+	quiet = surplus = burst = 0;
+	store_release(&monitor, c);
+	err = weft_carrier_spawn(c, monitor_main);
+	if (err) {
+		monitor = NULL;
+		weft_carrier_free(c);
+	}
+	return err;
+}
+
+/* Activation failed after all. */
+void weft_monitor_stop(void)
+{
+	if (!monitor)
+		return;
+	store_seq_cst(&quit, 1);
+	weft_sys3(SYS_futex, (long)&quit, FUTEX_WAKE_PRIVATE, 1);
+	weft_monitor_rouse();
+	weft_carrier_join(monitor);
+	weft_carrier_free(monitor);
+	monitor = NULL;
+}
+
+/* In a fork child: it did not come along. */
+void weft_monitor_forget(void)
+{
+	monitor = NULL;
+	weft_monitor_asleep = 0;
+}

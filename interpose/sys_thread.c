@@ -361,6 +361,13 @@ static long wait_shared(struct weft_call *c, uint32_t *word, uint32_t val,
 	return r == -ECANCELED ? -ETIMEDOUT : r;
 }
 
+/* What the kernel lets only the owner do: for a lock that processes share, the proxy. */
+static bool is_owners_call(int cmd)
+{
+	return cmd == FUTEX_LOCK_PI || cmd == FUTEX_LOCK_PI2 || cmd == FUTEX_UNLOCK_PI ||
+	       cmd == FUTEX_TRYLOCK_PI;
+}
+
 long sys_futex(struct weft_call *c)
 {
 	uint32_t *word = (uint32_t *)ARG1(c);
@@ -373,6 +380,12 @@ long sys_futex(struct weft_call *c)
 
 	if ((uintptr_t)word % 4)
 		return -EINVAL;
+	if (shared && c->fiber && is_owners_call(cmd) && weft_proxy_has(c->fiber)) {
+		const long args[6] = {
+			(long)word, op, val, (long)t, (long)ARG5(c), (long)ARG6(c)};
+
+		return weft_proxy_call(SYS_futex, args);
+	}
 	switch (cmd) {
 	case FUTEX_WAIT_BITSET:
 		bitset = (uint32_t)ARG6(c);

@@ -141,6 +141,7 @@ static void reset(struct fiber *f, uintptr_t fs_base)
 	f->timer_carrier = NULL;
 	f->clear_tid = NULL;
 	f->robust_head = NULL;
+	f->proxy = NULL;
 	f->robust_len = 0;
 	f->start_routine = 0;
 	weft_memset(f->name, 0, sizeof f->name);
@@ -246,6 +247,8 @@ void weft_fiber_exit(void)
 	struct fiber *f = weft_fiber_self();
 
 	f->vector_live = 0;
+	if (unlikely(f->proxy))
+		weft_proxy_drop(f);
 	weft_futex_walk_robust(f->robust_head, f->robust_len, f->tid);
 	weft_park(WEFT_REASON_EXIT, exit_commit, NULL);
 	weft_bug("an exited fiber ran");
@@ -274,8 +277,9 @@ struct fiber *weft_fiber_by_tid(int tid)
 {
 	if (tid == weft_rt.pid)
 		return weft_fiber_main();
+	/* libc may just have lent it its proxy's. */
 	if (tid <= WEFT_TID_MIN || tid > WEFT_TID_MAX)
-		return NULL;
+		return weft_proxy_owner(tid);
 	uint32_t index = index_of_tid(tid);
 	struct fiber *chunk = load_acquire(&weft_rt.chunk[index / WEFT_FIBER_CHUNK]);
 

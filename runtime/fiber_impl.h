@@ -110,6 +110,7 @@ struct fiber {
 
 	int *clear_tid;
 	void *robust_head;
+	struct proxy *proxy; /* (o) the kernel thread that owns its foreign locks */
 	size_t robust_len;
 
 	uint32_t index;      /* (c) in the table */
@@ -209,6 +210,7 @@ struct carrier {
 	struct carrier *helper_next; /* (idle lock) */
 	struct carrier *all_next;    /* (c) every helper ever made */
 	int helper_word;
+	struct proxy *proxy; /* (c) whose kernel thread this is */
 } __attribute__((aligned(64)));
 
 #ifndef __cplusplus

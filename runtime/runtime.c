@@ -221,12 +221,14 @@ void weft_runtime_lock_all(void)
 	weft_thread_timers_lock();
 	weft_attributes_lock();
 	weft_stacks_lock();
+	weft_proxy_lock();
 	weft_offload_lock();
 }
 
 void weft_runtime_unlock_all(void)
 {
 	weft_offload_unlock();
+	weft_proxy_unlock();
 	weft_stacks_unlock();
 	weft_attributes_unlock();
 	weft_thread_timers_unlock();
@@ -267,6 +269,7 @@ void weft_runtime_forget(void)
 	rt->free_head = rt->free_tail = NULL;
 	weft_futex_forget();
 	weft_offload_forget();
+	weft_proxy_forget();
 	weft_monitor_forget();
 	weft_signals_forget();
 	weft_thread_timers_forget();

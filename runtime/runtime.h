@@ -92,6 +92,15 @@ bool weft_fiber_in_weft(struct fiber *f, bool in);
  */
 long weft_offload(long (*fn)(void *arg), void *arg);
 
+/*
+ * The kernel thread id that stands for the calling fiber in locks that processes share,
+ * or 0: its own is as good, or no kernel thread is to be had.
+ */
+int weft_proxy_tid(void);
+bool weft_proxy_has(const struct fiber *f);
+/* A system call made by that kernel thread, while the fiber waits. */
+long weft_proxy_call(long nr, const long args[6]);
+
 /* Can words shared with other processes be waited for in the ring (Linux 6.7)? */
 bool weft_ring_can_futex(void);
 /* … and children (Linux 6.7)? */

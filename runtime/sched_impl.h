@@ -154,6 +154,13 @@ void weft_offload_lock(void);
 void weft_offload_unlock(void);
 void weft_offload_forget(void);
 
+/* proxy.c */
+int weft_proxy_drop(struct fiber *f); /* at its end */
+struct fiber *weft_proxy_owner(int tid);
+void weft_proxy_lock(void);
+void weft_proxy_unlock(void);
+void weft_proxy_forget(void);
+
 /* stack.c */
 void weft_stacks_lock(void);
 void weft_stacks_unlock(void);

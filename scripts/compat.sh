@@ -221,7 +221,7 @@ syscall_of() {
 	recv) echo recvfrom ;;
 	send) echo sendto ;;
 	sleep | usleep | nanosleep) echo clock_nanosleep ;;
-	pthread_mutex_*) echo futex ;;
+	pthread_mutex_* | pthread_cond_*) echo futex ;;
 	pthread_create | thrd_create) echo clone3 ;;
 	closefrom) echo close_range ;;
 	signalfd) echo signalfd4 ;;

@@ -1,0 +1,199 @@
+/*
+ * proxy.c - kernel threads in whose name fibers hold locks of other processes.
+ *
+ * A robust or priority-inheritance mutex that processes share names its owner by kernel
+ * thread id: when that thread dies, also by SIGKILL, the kernel walks the robust list
+ * that the thread registered and marks what it held. A fiber's id means nothing to the
+ * kernel. So a fiber that locks such a mutex gets a proxy, until it ends: a kernel thread
+ * that sleeps, has registered the fiber's robust list as its own, and lends its id to
+ * glibc for the length of each call (mutex.c). It dies with the process and at no other
+ * time; what it holds then is marked exactly as natively. The fiber itself stays free to
+ * run on any carrier: the kernel does not care who writes the words. Calls that the
+ * kernel accepts from the owner alone (FUTEX_LOCK_PI, FUTEX_UNLOCK_PI) are made by the
+ * proxy.
+ *
+ * Rejected: binding the fiber to a kernel thread of its own (the same thread, and every
+ * switch to it costs a wake-up); renaming the fiber for good (what it holds by then,
+ * recursive mutexes and rwlocks, knows it by its old id).
+ */
+#include <errno.h>
+#include <linux/futex.h>
+#include <sys/mman.h>
+
+#include "futex.h"
+#include "sched_impl.h"
+
+struct proxy {
+	struct carrier *c;     /* (c) its kernel thread */
+	struct proxy *next;    /* (c) every proxy ever made */
+	struct fiber *owner;   /* (lock) NULL: in the pool */
+	struct fiber *waiter;  /* of the call it makes */
+	long nr, args[6], ret; /* of that call */
+	uint32_t posted;       /* (a) the call is to be made */
+};
+
+static struct weft_lock lock;
+static struct proxy *all; /* (lock; a) grows */
+static unsigned count;    /* (lock) */
+
+static void proxy_main(void *arg)
+{
+	struct proxy *p = ((struct carrier *)arg)->proxy;
+
+	for (;;) {
+		while (!load_acquire(&p->posted)) /* [proxy-call] */
+			weft_sys4(SYS_futex, (long)&p->posted, FUTEX_WAIT_PRIVATE, 0, 0);
+		store_relaxed(&p->posted, 0);
+		p->ret = weft_sys6(p->nr, p->args[0], p->args[1], p->args[2], p->args[3],
+			p->args[4], p->args[5]);
+		struct fiber *f = p->waiter;
+
+		weft_park_finish(f, WEFT_WAKE_DONE);
+		weft_unpark(f);
+	}
+}
+
+static bool call_commit(struct fiber *f, void *arg)
+{
+	struct proxy *p = arg;
+
+	p->waiter = f;
+	store_release(&p->posted, 1); /* [proxy-call] */
+	weft_sys3(SYS_futex, (long)&p->posted, FUTEX_WAKE_PRIVATE, 1);
+	return true;
+}
+
+static long call(struct proxy *p, long nr, const long args[6])
+{
+	p->nr = nr;
+	for (int i = 0; i < 6; i++)
+		p->args[i] = args[i];
+	weft_park(WEFT_REASON_OFFLOAD, call_commit, p);
+	return p->ret;
+}
+
+static void lend_list(struct proxy *p, void *head, size_t len)
+{
+	const long args[6] = {(long)head, (long)len};
+
+	call(p, SYS_set_robust_list, args);
+}
+
+static struct proxy *make(unsigned id)
+{
+	long at = weft_sys_map(sizeof(struct proxy), PROT_READ | PROT_WRITE, 0);
+	struct proxy *p = (struct proxy *)at;
+	bool made;
+
+	if (weft_sys_failed(at))
+		return NULL;
+	p->c = weft_carrier_new(4000 + id, CARRIER_HELPER);
+	if (!p->c)
+		goto out_unmap;
+	p->c->proxy = p;
+	weft_lock(&weft_rt.threads_lock);
+	made = !weft_carrier_spawn(p->c, proxy_main);
+	if (made) {
+		p->c->all_next = weft_rt.helpers;
+		store_release(&weft_rt.helpers, p->c);
+	}
+	weft_unlock(&weft_rt.threads_lock);
+	if (made)
+		return p;
+	weft_carrier_free(p->c);
+out_unmap:
+	weft_sys_unmap(p, sizeof *p);
+	return NULL;
+}
+
+static struct proxy *take(struct fiber *f)
+{
+	struct proxy *p;
+	unsigned id = 0;
+
+	weft_lock(&lock);
+	for (p = all; p && p->owner; p = p->next)
+		;
+	if (p)
+		store_release(&p->owner, f);
+	else
+		id = ++count;
+	weft_unlock(&lock);
+	if (p || !(p = make(id)))
+		return p;
+	p->owner = f;
+	weft_lock(&lock);
+	p->next = all;
+	store_release(&all, p);
+	weft_unlock(&lock);
+	weft_count(weft_carrier_self(), PROXIES);
+	return p;
+}
+
+int weft_proxy_tid(void)
+{
+	struct fiber *f = weft_fiber_here();
+
+	if (f->proxy)
+		return f->proxy->c->tid;
+	/*
+	 * The first thread's robust list is registered, by libc, for the first kernel
+	 * thread, whose id is the fiber's too.
+	 */
+	if (f->flags & FIBER_MAIN)
+		return 0;
+	f->proxy = take(f);
+	if (!f->proxy)
+		return 0;
+	lend_list(f->proxy, f->robust_head, f->robust_len);
+	return f->proxy->c->tid;
+}
+
+bool weft_proxy_has(const struct fiber *f)
+{
+	return f->proxy != NULL;
+}
+
+long weft_proxy_call(long nr, const long args[6])
+{
+	return call(weft_fiber_here()->proxy, nr, args);
+}
+
+/* The fiber ends: what it still holds is marked, and the kernel forgets its list. */
+int weft_proxy_drop(struct fiber *f)
+{
+	struct proxy *p = f->proxy;
+	int tid = p->c->tid;
+
+	weft_futex_walk_robust(f->robust_head, f->robust_len, tid);
+	lend_list(p, NULL, f->robust_len);
+	f->proxy = NULL;
+	store_release(&p->owner, NULL);
+	return tid;
+}
+
+struct fiber *weft_proxy_owner(int tid)
+{
+	for (struct proxy *p = load_acquire(&all); p; p = p->next)
+		if (load_relaxed(&p->c->tid) == tid)
+			return load_acquire(&p->owner);
+	return NULL;
+}
+
+/* In a fork child: they did not come along. */
+void weft_proxy_forget(void)
+{
+	lock.word = 0;
+	all = NULL;
+	count = 0;
+}
+
+void weft_proxy_lock(void)
+{
+	weft_lock(&lock);
+}
+
+void weft_proxy_unlock(void)
+{
+	weft_unlock(&lock);
+}

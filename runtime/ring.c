@@ -301,6 +301,8 @@ static bool reap(struct carrier *c)
 			weft_ring_arm_event(r, r->event_fd, r->event_value);
 			continue;
 		}
+		if (!user_data) /* weft_ring_evict */
+			continue;
 		if (user_data & CANCEL) {
 			if (res == -EALREADY || res == -ENOENT)
 				weft_io_cancel_failed(c, user_data & ~(uint64_t)CANCEL);

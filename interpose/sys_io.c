@@ -252,12 +252,13 @@ static uint64_t relative(struct weft_call *c, uint64_t sec, uint64_t ns)
 	return c->deadline;
 }
 
-static void left_until(uint64_t deadline, struct timespec *ret)
+/* What is left, told where the program wants it; -EFAULT when it cannot be written. */
+static int left_until(uint64_t deadline, struct timespec *ret)
 {
 	uint64_t now = weft_now_ns(), left = deadline > now ? deadline - now : 0;
+	struct timespec ts = {(time_t)(left / 1000000000u), (long)(left % 1000000000u)};
 
-	ret->tv_sec = (time_t)(left / 1000000000u);
-	ret->tv_nsec = (long)(left % 1000000000u);
+	return weft_copy_user(ret, &ts, sizeof ts);
 }
 
 /* An absolute time of another clock, on CLOCK_MONOTONIC. */
@@ -293,8 +294,8 @@ static long sleep_relative(struct weft_call *c, const struct timespec *t, void *
 		return 0;
 	}
 	r = sleep_until(deadline);
-	if (r == -EINTR && rem)
-		left_until(deadline, rem);
+	if (r == -EINTR && rem && left_until(deadline, rem))
+		return -EFAULT;
 	return r;
 }
 
@@ -415,8 +416,9 @@ long sys_select(struct weft_call *c)
 		(void *)ARG4(c), deadline);
 	if (tv && deadline) {
 		left_until(deadline, &left);
-		tv->tv_sec = left.tv_sec;
-		tv->tv_usec = left.tv_nsec / 1000;
+		/* In memory that cannot be written it stays (fs/select.c). */
+		left.tv_nsec /= 1000;
+		weft_copy_user(tv, &left, sizeof left);
 	}
 	return r;
 }

@@ -69,20 +69,25 @@ static bool believable(long mask)
 /* One descriptor: the completion is poll's answer, with no call before or after. */
 static long poll_one(struct pollfd *p, uint64_t deadline)
 {
+	struct pollfd own;
+
+	/* The program's memory may go away while the fiber waits. */
+	if (weft_copy_user(&own, p, sizeof own))
+		return -EFAULT;
 	for (int empty = 0; empty < EMPTY_PROMISES; empty++) {
-		struct weft_held file = {p->fd, false};
+		struct weft_held file = {own.fd, false};
 		long r = weft_io_wait_ready(
-			&file, (unsigned short)p->events, deadline, WEFT_REASON_POLL);
+			&file, (unsigned short)own.events, deadline, WEFT_REASON_POLL);
 
 		/* poll looks at the number again each time: a closed one is POLLNVAL. */
 		weft_held_release(&file);
-		p->revents = 0;
+		own.revents = believable(r) ? (short)r : 0;
+		if (weft_copy_user(&p->revents, &own.revents, sizeof own.revents))
+			return r == -EINTR ? r : -EFAULT;
 		if (r == -EINTR)
 			return r;
-		if (believable(r)) {
-			p->revents = (short)r;
+		if (own.revents)
 			return 1;
-		}
 		/* Also the last look after a time-out, and what went wrong. */
 		if (r == -ETIMEDOUT)
 			deadline = 0;
@@ -269,9 +274,10 @@ static long select_waits(
 			r = weft_sleep_until(deadline) == WEFT_WAKE_TIMEOUT ? -ETIMEDOUT
 									    : -EINTR;
 		for (int k = 0; k < 3; k++)
-			if (call->set[k])
-				weft_memcpy(call->set[k], q->ask[k],
-					((size_t)call->n + 63) / 64 * sizeof **q->ask);
+			if (call->set[k] &&
+				weft_copy_user(call->set[k], q->ask[k],
+					((size_t)call->n + 63) / 64 * sizeof **q->ask))
+				return r == -EINTR ? r : -EFAULT;
 		if (r == -EINTR)
 			return r;
 		if (r == -ETIMEDOUT)

@@ -140,7 +140,8 @@ void weft_sig_first_level(int sig, siginfo_t *si, void *ctx)
 	struct kucontext *uc = ctx;
 
 	if ((uc->rip == (uint64_t)weft_load_user_insn ||
-		    uc->rip == (uint64_t)weft_cas_user_insn) &&
+		    uc->rip == (uint64_t)weft_cas_user_insn ||
+		    uc->rip == (uint64_t)weft_copy_user_insn) &&
 		BIT(sig) & SYNCHRONOUS) {
 		uc->rip = (uint64_t)weft_load_user_fixup;
 		return;

@@ -188,9 +188,9 @@ long weft_io_recvmsg(int fd, struct msghdr *msg, int flags)
 
 	weft_held_release(&in.file);
 	if (r < 0) {
-		msg->msg_namelen = namelen;
-		msg->msg_controllen = controllen;
-	} else if (controllen && msg->msg_controllen) {
+		weft_copy_user(&msg->msg_namelen, &namelen, sizeof namelen);
+		weft_copy_user(&msg->msg_controllen, &controllen, sizeof controllen);
+	} else if (controllen) {
 		/* Descriptors may have arrived, with time-outs of their own. */
 		weft_io_expect_timeouts();
 	}
@@ -242,7 +242,10 @@ long weft_io_recvmmsg(
 		r = weft_io_recvmsg(fd, &vec[done].msg_hdr, f);
 		if (r < 0)
 			return done ? (long)done : r;
-		vec[done++].msg_len = (unsigned)r;
+		unsigned len = (unsigned)r;
+		if (weft_copy_user(&vec[done].msg_len, &len, sizeof len))
+			return done ? (long)done : -EFAULT;
+		done++;
 		if (deadline != WEFT_NO_DEADLINE && weft_now_ns() >= deadline)
 			break;
 	}
@@ -491,7 +494,10 @@ long weft_io_sendmmsg(int fd, struct mmsghdr *vec, unsigned n, unsigned flags)
 
 		if (r < 0)
 			return done ? (long)done : r;
-		vec[done++].msg_len = (unsigned)r;
+		unsigned len = (unsigned)r;
+		if (weft_copy_user(&vec[done].msg_len, &len, sizeof len))
+			return done ? (long)done : -EFAULT;
+		done++;
 	}
 	return done;
 }

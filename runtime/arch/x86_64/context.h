@@ -136,8 +136,11 @@ long weft_clone_thread(unsigned long flags, void *stack_top, void (*fn)(void *),
 int weft_load_user(const uint32_t *p, uint32_t *ret);
 /* Compares and swaps a word of the program's: 1, 0 or -EFAULT. */
 int weft_cas_user(uint32_t *p, uint32_t *expected, uint32_t desired);
-/* For the SIGSEGV handler: instructions that may fault, and where both continue. */
-extern const char weft_load_user_insn[], weft_cas_user_insn[], weft_load_user_fixup[];
+/* Copies from or to memory of the program's; 0, or -EFAULT when a page is not there. */
+int weft_copy_user(void *d, const void *s, size_t n);
+/* For the SIGSEGV handler: instructions that may fault, and where all continue. */
+extern const char weft_load_user_insn[], weft_cas_user_insn[], weft_copy_user_insn[],
+	weft_load_user_fixup[];
 
 #ifdef __cplusplus
 }

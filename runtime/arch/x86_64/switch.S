@@ -205,4 +205,21 @@ weft_cas_user_insn:
 	.cfi_endproc
 	.size	weft_cas_user, . - weft_cas_user
 
+/* int weft_copy_user(void *d, const void *s, size_t n): see context.h. */
+	.globl	weft_copy_user
+	.hidden	weft_copy_user
+	.type	weft_copy_user, @function
+	.globl	weft_copy_user_insn
+	.hidden	weft_copy_user_insn
+	.p2align 4
+weft_copy_user:
+	.cfi_startproc
+	movq	%rdx, %rcx
+weft_copy_user_insn:
+	rep movsb
+	xorl	%eax, %eax
+	ret
+	.cfi_endproc
+	.size	weft_copy_user, . - weft_copy_user
+
 	.section .note.GNU-stack, "", @progbits

@@ -14,7 +14,7 @@ them is started or enabled.
   --list       only print the packages that are missing
   --also NAMES these packages, too (one argument)
   --no-checks  leave out what only scripts/check.sh needs (clang-format, shellcheck)
-  --suites     also what scripts/conformance.sh runs: other people's test suites
+  --suites     also what scripts/conformance.sh and suites.sh run: other people's test suites
   -h           this text
 END
 }
@@ -35,7 +35,7 @@ packages=(
 checks=(clang-format shellcheck)
 
 # other people's test suites; posixtestsuite is a source package, which is not installed
-suites=(libglib2.0-tests stress-ng dpkg-dev)
+suites=(libglib2.0-tests stress-ng dpkg-dev libpython3.11-testsuite)
 
 missing_packages() {
 	local installed package

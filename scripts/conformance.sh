@@ -233,6 +233,11 @@ compile_posix() { # FILE
 posix_endless='pthread_barrier_destroy/2-1|pthread_cond_destroy/speculative/4-1'
 posix_endless+='|pthread_equal/2-1|fork/11-1|timer_settime/5-3|pthread_cond_broadcast/1-2'
 
+# Race with themselves. pthread_detach/4-3 stops making threads while its senders of
+# signals wait for the next thread to take one: natively it hangs in one run of eight
+# (5 of 20, 6 of 40), and the more often, the sooner a thread is done.
+posix_racy='pthread_detach/4-3'
+
 add_posix() {
 	local file name program seconds
 	fetch_posix
@@ -468,6 +473,11 @@ compare_config() { # CONFIG
 		weft=${good_weft[$name]:-0}
 		mkdir -p "$results/failed-$config"
 		cp "$out/${name//\//__}.log" "$results/failed-$config/"
+		if [[ ${name#posix/} =~ ^($posix_racy)$ ]]; then
+			echo "  races           $name: $(result_of "$name" "$out");" \
+				"again: natively $native of $retries pass, under weft $weft"
+			continue
+		fi
 		# Weft did nothing, for there is no thread: the machine was busy. (Not judged
 		# by the run that failed: one that is killed leaves no statistics.)
 		if [ "$weft" -eq "$retries" ] &&

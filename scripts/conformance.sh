@@ -285,7 +285,9 @@ add_glib() {
 	done
 }
 
-stressors='pthread mutex sem sem-sysv futex clone fork vfork signal sigq sigsuspend sigpending
+# Those of threads, locks, signals, timers and processes (0.15 has none for robust locks).
+stressors='pthread mutex sem sem-sysv futex clone fork vfork vforkmany spawn signal sigq
+	sigsuspend sigpending sigfd sigabrt sigio sigtrap signest
 	sigrt timer timerfd nanosleep clock switch yield exec wait kill daemon zombie pipe sock
 	poll epoll eventfd mq msg itimer alarm sigfpe sigsegv sigpipe sigchld context longjmp'
 add_stress-ng() {
@@ -294,9 +296,6 @@ add_stress-ng() {
 		add_test "stress-ng/$name" "$limit" "stress-ng --$name 2 --verify --timeout 3s \
 --temp-path \$PWD --oomable --no-rand-seed"
 	done
-	# Under other names: robust mutexes are in mutex and pthread, posix_spawn in exec.
-	add_test stress-ng/exec-spawn "$limit" "stress-ng --exec 2 --exec-method all \
---exec-fork-method spawn --verify --timeout 3s --temp-path \$PWD --oomable"
 }
 
 for suite in "${suites[@]}"; do

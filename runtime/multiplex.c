@@ -179,8 +179,8 @@ static long select_plain(void *arg)
 		time_left(s->deadline, &ts);
 		tp = &ts;
 	}
-	const long args[6] = {s->n, (long)s->set[0], (long)s->set[1], (long)s->set[2],
-		(long)tp, 0};
+	const long args[6] = {
+		s->n, (long)s->set[0], (long)s->set[1], (long)s->set[2], (long)tp, 0};
 
 	if (s->attention)
 		return weft_sys_interruptible(s->attention, SYS_pselect6, args);

@@ -1,4 +1,5 @@
-/* Some programs write their title over the memory of their environment before all else. */
+/* Some programs write their title over the memory of their environment before all else.
+ */
 #include "prog.h"
 
 extern char **environ;

@@ -105,7 +105,7 @@ start_mode() {
 		--max-connections=30000 --back-log=4096 --thread-cache-size=256 \
 		--innodb-buffer-pool-size=256M --innodb-flush-log-at-trx-commit=2 \
 		--performance-schema=OFF --skip-name-resolve --max-connect-errors=1000000 \
-		--max-prepared-stmt-count=1000000
+		--max-prepared-stmt-count=1000000 --connect-timeout=120
 	server_pid[$mode]=$launched_pid
 	server_port[$mode]=$port
 	for ((i = 0; i < 300; i++)); do

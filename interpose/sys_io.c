@@ -342,9 +342,15 @@ long sys_poll(struct weft_call *c)
 	int ms = (int)ARG3(c);
 	uint64_t deadline = WEFT_NO_DEADLINE;
 
-	/* What the kernel refuses, and what does not wait, it answers itself. */
-	if (!ms || ARG2(c) > 1u << 20 ||
-		bad_range(ARG1(c), ARG2(c) * sizeof(struct pollfd)))
+	if (!ms) {
+		long r = weft_call_plain(c);
+
+		if (!r)
+			weft_looked_in_vain();
+		return r;
+	}
+	/* What the kernel refuses, it answers itself. */
+	if (ARG2(c) > 1u << 20 || bad_range(ARG1(c), ARG2(c) * sizeof(struct pollfd)))
 		return weft_call_plain(c);
 	if (ms > 0)
 		deadline =

@@ -102,6 +102,11 @@ bool weft_claim(struct fiber *f, enum weft_wake how);
 void weft_unpark(struct fiber *f);
 /* Lets the others run first. */
 void weft_yield(void);
+/*
+ * A call that does not wait found nothing. Once in a turn is a look; twice is a loop
+ * that waits for somebody, and others get the carrier.
+ */
+void weft_looked_in_vain(void);
 /* Sleeps until a CLOCK_MONOTONIC time in ns. */
 enum weft_wake weft_sleep_until(uint64_t deadline_ns);
 

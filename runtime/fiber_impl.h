@@ -85,6 +85,7 @@ struct fiber {
 	uint8_t interruptible;  /* (o) a signal may end this park */
 	uint8_t accounted;      /* (a) its CPU time is read at every switch */
 	struct carrier *helper; /* (a) stands on this helper's kernel thread */
+	uint64_t looked;        /* (o) the turn of its last look in vain */
 
 	/* An operation in a ring. Owned by the carrier of that ring. */
 	struct carrier *io_carrier;

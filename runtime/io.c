@@ -61,7 +61,8 @@ void weft_io_complete(struct carrier *c, uint64_t user_data, int res)
 	enum weft_wake how = WEFT_WAKE_DONE;
 
 	f->io_bits[index / 64] &= ~(1ull << index % 64);
-	/* Nobody asked for this one's end: its carrier got rid of all (weft_ring_evict). */
+	/* Nobody asked for this one's end: its carrier got rid of all (weft_ring_evict).
+	 */
 	if (unlikely(res == -ECANCELED && !f->io_cancelled))
 		how = WEFT_WAKE_MOVED;
 	if (--f->io_pending) {

@@ -120,6 +120,8 @@ long weft_io_try_poll(struct pollfd *fds, unsigned n, int timeout_ms)
 	if (timeout_ms && (weft_io_forced_to_fail() || expected_to_block(fds, n)))
 		return WEFT_WOULD_BLOCK;
 	r = n || !timeout_ms ? weft_sys3(SYS_poll, (long)fds, n, 0) : 0;
+	if (!r && !timeout_ms)
+		weft_looked_in_vain();
 	return r || !timeout_ms ? r : WEFT_WOULD_BLOCK;
 }
 
@@ -306,10 +308,13 @@ long weft_io_select(int n, void *in, void *out, void *ex, uint64_t deadline)
 long weft_io_epoll_wait(int epfd, void *events, int max, uint64_t deadline)
 {
 	struct weft_held set = {epfd, false};
+	const uint64_t how_long = deadline;
 	long r;
 
 	for (;;) {
 		r = weft_sys4(SYS_epoll_wait, set.fd, (long)events, max, 0);
+		if (!r && how_long == 0)
+			weft_looked_in_vain();
 		if (r || deadline == 0)
 			break;
 		r = weft_io_wait_ready(&set, POLLIN, deadline, WEFT_REASON_EPOLL);

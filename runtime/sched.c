@@ -730,6 +730,17 @@ void weft_yield(void)
 	weft_park(WEFT_REASON_YIELD, yield_commit, NULL);
 }
 
+void weft_looked_in_vain(void)
+{
+	struct carrier *c = weft_carrier_self();
+	uint64_t turn = c->counters[WEFT_COUNTER_SWITCHES];
+
+	if (c->current->looked == turn)
+		weft_yield();
+	else
+		c->current->looked = turn;
+}
+
 void weft_runq_init(struct carrier *c)
 {
 	c->runq.head = c->runq.tail = 0;

@@ -142,6 +142,7 @@ static void reset(struct fiber *f, uintptr_t fs_base)
 	f->clear_tid = NULL;
 	f->robust_head = NULL;
 	f->proxy = NULL;
+	f->pins = 0;
 	f->robust_len = 0;
 	f->start_routine = 0;
 	weft_memset(f->name, 0, sizeof f->name);
@@ -247,6 +248,8 @@ void weft_fiber_exit(void)
 	struct fiber *f = weft_fiber_self();
 
 	f->vector_live = 0;
+	if (unlikely(f->pins))
+		weft_pin_drop(f);
 	if (unlikely(f->proxy))
 		weft_proxy_drop(f);
 	weft_futex_walk_robust(f->robust_head, f->robust_len, f->tid);

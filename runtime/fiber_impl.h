@@ -39,6 +39,7 @@ enum {
 	FIBER_MAIN = 1,      /* at home on carrier 0; not stolen */
 	FIBER_PASS = 2,      /* a CLONE_VM child may run in its name: check the tid */
 	FIBER_KEEP_PASS = 4, /* ... and it may outlive this call */
+	FIBER_PINNED = 8,    /* runs on `carrier` only */
 };
 
 enum { WAKE_STATE = 7, WAKE_PARK = 8 };
@@ -125,6 +126,10 @@ struct fiber {
 	uint64_t cpu_sampled;    /* (a) written by the carrier it runs on */
 	uint32_t cpu_first_park; /* (c) `wake` at its beginning */
 
+	unsigned pins;                  /* (o) */
+	struct weft_pin_site *pin_site; /* (o) who pinned it */
+	uint64_t pinned_at;             /* (o) */
+
 	struct sigstate sig;
 	struct fiber *sig_next; /* link in a carrier's list of fibers to interrupt */
 	int sig_queued;         /* (a) is on such a list */
@@ -154,7 +159,8 @@ enum {
 	ODD_STUCK = 2,    /* (timers.lock) one fiber has kept it since the look before */
 	ODD_RETIRING = 4, /* there is one too many: this one goes when it can */
 	ODD_RETIRED = 8,  /* in the pool: asleep, and nobody gives it anything */
-	ODD_AWAY = ODD_STUCK | ODD_RETIRED,
+	ODD_HELD = 16,    /* a pinned fiber is parked: runs nothing but this one */
+	ODD_AWAY = ODD_STUCK | ODD_RETIRED | ODD_HELD,
 };
 
 struct weft_ring;
@@ -183,11 +189,12 @@ struct carrier {
 	void (*entry)(void *); /* (c) what its kernel thread runs */
 	unsigned id;
 	enum carrier_kind kind;
-	int tid;         /* kernel thread id */
-	unsigned ticks;  /* fibers taken; every so often the carrier looks outside */
-	unsigned yields; /* yields with nobody to yield to */
-	int odd;         /* (a) ODD_…; 0: does its ordinary work */
-	int called;      /* (a) the monitor asks it, by a kick, to empty its ring */
+	int tid;            /* kernel thread id */
+	unsigned ticks;     /* fibers taken; every so often the carrier looks outside */
+	unsigned yields;    /* yields with nobody to yield to */
+	int odd;            /* (a) ODD_…; 0: does its ordinary work */
+	struct fiber *held; /* (o) pinned here, and parked */
+	int called;         /* (a) the monitor asks it, by a kick, to empty its ring */
 	uint64_t seen_switches;  /* (monitor) the switch counter at its last look */
 	uint64_t stuck_since;    /* (timers.lock) */
 	uint64_t cpu_sampled_at; /* (o) its kernel thread's CPU clock at the last tick */

@@ -55,9 +55,10 @@ static unsigned burst;              /* carriers to add while all are stuck */
 static bool said_cap, said_failure; /* once per process */
 
 struct look {
-	unsigned running, stuck, sleeping;
+	unsigned running, stuck, held, sleeping;
 	unsigned queued; /* lengths of the stuck ones' queues */
 	bool waiting;    /* somebody waits for a stuck carrier */
+	bool backlog;    /* … or for one that works */
 	bool quiet;      /* nothing can become wrong without somebody waking us */
 };
 
@@ -102,6 +103,12 @@ static void look_at(struct carrier *c, struct look *l)
 {
 	int odd = load_seq_cst(&c->odd);
 
+	if (odd & ODD_HELD) {
+		l->held++;
+		l->queued += load_relaxed(&c->sleeping) ? weft_sched_queued(c) : 0;
+		l->waiting |= l->queued > 0;
+		return;
+	}
 	if (load_seq_cst(&c->sleeping)) {
 		l->sleeping += !(odd & ODD_RETIRED);
 		return;
@@ -112,6 +119,7 @@ static void look_at(struct carrier *c, struct look *l)
 	}
 	l->quiet = false;
 	l->running += !(odd & ODD_RETIRED);
+	l->backlog |= weft_sched_queued(c) > 1;
 	c->seen_switches = load_relaxed(&c->counters[WEFT_COUNTER_SWITCHES]);
 	fetch_or_seq_cst(&c->odd, ODD_WATCHED);
 }
@@ -233,7 +241,10 @@ static void tick(void)
 
 	for (unsigned i = 0; i < weft_rt.carriers; i++)
 		look_at(weft_rt.carrier[i], &l);
-	store_relaxed(&weft_rt.stuck, l.stuck);
+	store_relaxed(&weft_rt.stuck, l.stuck + l.held);
+	/* While some are pinned down the others may be too few. */
+	if (l.held && l.backlog && l.running + l.sleeping < weft_rt.target)
+		l.waiting = true;
 	if (l.waiting) {
 		l.quiet = false;
 		compensate(&l);
@@ -257,6 +268,11 @@ static bool nothing_to_watch(void)
 	for (unsigned i = 0; i < load_acquire(&weft_rt.carriers); i++) {
 		struct carrier *c = weft_rt.carrier[i];
 
+		if (load_seq_cst(&c->odd) & ODD_HELD) {
+			if (weft_sched_queued(c))
+				return false;
+			continue;
+		}
 		if (load_seq_cst(&c->sleeping))
 			continue;
 		if (!(load_seq_cst(&c->odd) & ODD_STUCK) || weft_sched_has_work(c))

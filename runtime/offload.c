@@ -101,7 +101,7 @@ long weft_offload(long (*fn)(void *), void *arg)
 	struct carrier *helper;
 	long ret;
 
-	if (!f || f->helper)
+	if (!f || f->helper || f->pins)
 		return fn(arg);
 	helper = take_helper();
 	/*

@@ -158,16 +158,24 @@ static struct carrier *somebody_but(const struct carrier *c)
 	return NULL;
 }
 
-void weft_sched_post(struct carrier *c, struct fiber *f)
+/* To this carrier, whatever it is at. */
+static void give_to(struct carrier *c, struct fiber *f)
 {
 	store_relaxed(&f->state, FIBER_READY);
-	if (unlikely(load_relaxed(&c->odd) & ODD_AWAY)) {
+	inbox_push(c, f);
+	weft_carrier_wake(c);
+}
+
+void weft_sched_post(struct carrier *c, struct fiber *f)
+{
+	if (unlikely(f->flags & FIBER_PINNED) && f->carrier)
+		c = f->carrier;
+	if (unlikely(load_relaxed(&c->odd) & ODD_AWAY) && !(f->flags & FIBER_PINNED)) {
 		struct carrier *other = somebody_but(c);
 
 		c = other ? other : c;
 	}
-	inbox_push(c, f);
-	weft_carrier_wake(c);
+	give_to(c, f);
 }
 
 /* What others gave to `from` becomes ready on c, the calling carrier. */
@@ -237,7 +245,7 @@ static struct fiber *steal_from(struct carrier *c, struct carrier *victim)
 
 		if (!f)
 			break;
-		if (f->flags & FIBER_MAIN) { /* its home is there */
+		if (f->flags & (FIBER_MAIN | FIBER_PINNED)) { /* its home is there */
 			weft_sched_post(victim, f);
 			continue;
 		}
@@ -249,7 +257,7 @@ static struct fiber *steal_from(struct carrier *c, struct carrier *victim)
 	}
 	if (!first && load_relaxed(&victim->spill_count)) {
 		first = spill_take(victim);
-		if (first && first->flags & FIBER_MAIN) {
+		if (first && first->flags & (FIBER_MAIN | FIBER_PINNED)) {
 			weft_sched_post(victim, first);
 			first = NULL;
 		}
@@ -265,14 +273,20 @@ static struct fiber *steal_from(struct carrier *c, struct carrier *victim)
 /* Everything but what is in its ring: the main fiber too, and what sleeps. */
 static bool take_over(struct carrier *c, struct carrier *stuck)
 {
+	bool held = load_relaxed(&stuck->odd) & ODD_HELD;
 	unsigned n = 0;
 	struct fiber *f;
 
 	while ((f = runq_pop(&stuck->runq)) || (f = spill_take(stuck))) {
+		if (f->flags & FIBER_PINNED) {
+			give_to(stuck, f);
+			break; /* that is what it waits for */
+		}
 		weft_sched_ready(c, f);
 		n++;
 	}
-	n += inbox_drain(c, stuck);
+	/* Its own fiber comes by the inbox. */
+	n += !held && inbox_drain(c, stuck);
 	n += weft_timers_move(stuck, c, true);
 	if (n) {
 		weft_count(c, STEALS);
@@ -289,7 +303,7 @@ static bool relieve(struct carrier *c)
 	for (unsigned i = 0; i < n; i++) {
 		struct carrier *v = weft_rt.carrier[i];
 
-		if (v != c && load_relaxed(&v->odd) & ODD_STUCK)
+		if (v != c && load_relaxed(&v->odd) & (ODD_STUCK | ODD_HELD))
 			got |= take_over(c, v);
 	}
 	return got;
@@ -485,10 +499,54 @@ static void idle(struct carrier *c)
 	weft_monitor_wake();
 }
 
+/*
+ * A pinned fiber has parked here: nothing else runs until it goes on. What becomes ready
+ * by this carrier's ring and timers is handed to others; when there are none it stays in
+ * the queue, where those that the monitor makes find it.
+ */
+static struct fiber *wait_for_held(struct carrier *c)
+{
+	struct fiber *held = c->held, *found = NULL, *f;
+
+	c->held = NULL;
+	fetch_or_seq_cst(&c->odd, ODD_HELD);
+	weft_monitor_wake();
+	for (;;) {
+		struct carrier *to;
+
+		inbox_drain(c, c);
+		sig_inbox_drain(c);
+		if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE)
+			weft_timers_run(c, weft_now_ns());
+		weft_ring_reap(c);
+		for (uint32_t n = weft_sched_queued(c); n--;) {
+			f = runq_pop(&c->runq);
+			f = f ? f : spill_take(c);
+			if (!f)
+				break;
+			if (f == held)
+				found = f;
+			else if ((to = somebody_but(c)))
+				weft_sched_post(to, f);
+			else
+				spill_push(c, f);
+		}
+		if (found)
+			break;
+		if (weft_sched_queued(c))
+			weft_monitor_wake();
+		idle(c);
+	}
+	fetch_and_seq_cst(&c->odd, ~ODD_HELD);
+	return found;
+}
+
 static struct fiber *next_fiber(struct carrier *c)
 {
 	struct fiber *f;
 
+	if (unlikely(c->held))
+		return wait_for_held(c);
 	if (unlikely(++c->ticks % POLL_EVERY == 0)) {
 		look_outside(c);
 		if (unlikely(load_relaxed(&c->odd) & ODD_RETIRING))
@@ -538,6 +596,8 @@ static bool left_stack(struct carrier *c, struct fiber *f)
 	c->current = NULL;
 	if (unlikely(load_relaxed(&c->odd)))
 		back(c);
+	if (unlikely(f->flags & FIBER_PINNED))
+		c->held = f; /* before others may find it: they give it to this carrier */
 	store_relaxed(&f->state, FIBER_PARKED);
 	return c->commit(f, c->commit_arg);
 }
@@ -661,6 +721,13 @@ void weft_unpark(struct fiber *f)
 {
 	struct carrier *c = (struct carrier *)weft_rdgsbase();
 
+	if (unlikely(f->flags & FIBER_PINNED)) {
+		if (c == f->carrier)
+			weft_sched_ready(c, f);
+		else
+			give_to(f->carrier, f);
+		return;
+	}
 	if (unlikely(f->flags & FIBER_MAIN)) {
 		struct carrier *home = weft_rt.carrier[0];
 

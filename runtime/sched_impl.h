@@ -154,6 +154,9 @@ void weft_offload_lock(void);
 void weft_offload_unlock(void);
 void weft_offload_forget(void);
 
+/* pin.c */
+void weft_pin_drop(struct fiber *f); /* at its end */
+
 /* proxy.c */
 int weft_proxy_drop(struct fiber *f); /* at its end */
 struct fiber *weft_proxy_owner(int tid);

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 
+#include "pin.h"
 #include "sched_impl.h"
 #include "stack.h"
 
@@ -139,6 +140,32 @@ static void fibers(struct out *o)
 	text(o, "\n");
 }
 
+static void pins(struct out *o)
+{
+	static const char *const slots[WEFT_PIN_SLOTS] = {"under 10us", "under 100us",
+		"under 1ms", "under 10ms", "under 100ms", "longer"};
+	char hex[17];
+
+	for (const struct weft_pin_site *s = weft_pin_site(0); s;
+		s = weft_pin_site(weft_pin_site_next(s))) {
+		uint64_t a = load_relaxed(&s->address);
+		unsigned n = 0;
+
+		do
+			hex[15 - n++] = "0123456789abcdef"[a & 15];
+		while ((a >>= 4));
+		hex[16] = 0;
+		text(o, "weft stats: pin site=0x");
+		text(o, hex + 16 - n);
+		pair(o, "count", load_relaxed(&s->count));
+		pair(o, "total us", load_relaxed(&s->total_ns) / 1000);
+		for (unsigned i = 0; i < WEFT_PIN_SLOTS; i++)
+			if (load_relaxed(&s->duration[i]))
+				pair(o, slots[i], load_relaxed(&s->duration[i]));
+		text(o, "\n");
+	}
+}
+
 /* Static: the caller may stand on a stack of 16 KiB. */
 static struct out out;
 static struct weft_lock out_lock;
@@ -186,6 +213,7 @@ static void write_all(struct out *o)
 		number(o, n);
 		text(o, "\n");
 	}
+	pins(o);
 	flush(o);
 }
 

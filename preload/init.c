@@ -371,6 +371,7 @@ static const char *start_runtime(uint64_t mask)
 	const struct weft_options *o = &state.options;
 	const struct weft_config config = {
 		.carriers = o->carriers,
+		.carriers_cap = o->carriers_cap,
 		.stress_migrate = o->stress_migrate,
 		.stress_wouldblock = o->stress_wouldblock,
 		.stress_shuffle = o->stress_shuffle,

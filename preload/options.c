@@ -118,6 +118,16 @@ static bool set_CARRIERS(const char *value, struct weft_options *ret)
 	return true;
 }
 
+static bool set_CARRIERS_CAP(const char *value, struct weft_options *ret)
+{
+	uint64_t n;
+
+	if (!whole_number(value, 1, WEFT_CARRIERS_CAP_MAX, &n))
+		return false;
+	ret->carriers_cap = (unsigned)n;
+	return true;
+}
+
 static bool set_VERBOSE(const char *value, struct weft_options *ret)
 {
 	return either(value, "0", "1", &ret->verbose);

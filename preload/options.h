@@ -21,9 +21,10 @@ extern "C" {
 #define WEFT_STRING_(x) #x
 #define WEFT_STRING(x)  WEFT_STRING_(x)
 
-#define WEFT_STATS_EVERY_MAX 86400 /* a day */
-#define WEFT_CARRIERS_MAX    64
-#define WEFT_FAULT_MAX       1000000000
+#define WEFT_STATS_EVERY_MAX  86400 /* a day */
+#define WEFT_CARRIERS_MAX     64
+#define WEFT_CARRIERS_CAP_MAX 32768
+#define WEFT_FAULT_MAX        1000000000
 
 /* What the two lists may name; each name is also a field's. */
 #define WEFT_STRESS_KNOBS(X) X(migrate) X(wouldblock) X(shuffle)

@@ -345,6 +345,8 @@ static const char *error_text(int err)
 		return " (no memory is left)";
 	case -EAGAIN:
 		return " (no thread may be made)";
+	case -EKEYREJECTED:
+		return " (a seccomp profile ends whoever asks for it)";
 	default:
 		return "";
 	}
@@ -372,6 +374,8 @@ static const char *start_runtime(uint64_t mask)
 	const struct weft_config config = {
 		.carriers = o->carriers,
 		.carriers_cap = o->carriers_cap,
+		.engine = (enum weft_engine)o->engine,
+		.uring_without = o->uring_without,
 		.stress_migrate = o->stress_migrate,
 		.stress_wouldblock = o->stress_wouldblock,
 		.stress_shuffle = o->stress_shuffle,
@@ -386,8 +390,12 @@ static const char *start_runtime(uint64_t mask)
 
 	weft_stack_set_clear_top(weft_libc.sizeof_pthread + 64);
 	weft_io_scan_descriptors();
+	_Static_assert((int)WEFT_OPTION_ENGINE_EPOLL == (int)WEFT_ENGINE_EPOLL, "same");
 	err = weft_runtime_start(&config, &what);
 	if (!err) {
+		if (o->verbose)
+			weft_log_parts("fibers wait with ", weft_engine_name(), " (",
+				weft_engine_reason(), ")", NULL);
 		struct fiber *f = weft_fiber_main();
 
 		if (weft_sys2(SYS_prctl, PR_GET_NAME, name) == 0)

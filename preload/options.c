@@ -197,6 +197,49 @@ static bool set_FAULT(const char *value, struct weft_options *ret)
 	return true;
 }
 
+/* Names as in uring_features.def, in its order; -5.15 is that kernel. */
+static bool set_URING(const char *value, struct weft_options *ret)
+{
+	static const char *const names[] = {
+#define WEFT_URING_FEATURE(name) #name,
+#include "../runtime/uring_features.def"
+#undef WEFT_URING_FEATURE
+	};
+	enum { COUNT = sizeof names / sizeof *names };
+	unsigned without = 0;
+
+	for (;;) {
+		const char *next = after(value, "-5.15");
+		unsigned bits = (1u << (COUNT - 1)) - 1; /* large_rings is the last */
+
+		for (unsigned i = 0; next == NULL && i < COUNT && *value == '-'; i++) {
+			next = after(value + 1, names[i]);
+			bits = 1u << i;
+		}
+		if (next == NULL || without & bits || (*next != ',' && *next != '\0'))
+			return false;
+		without |= bits;
+		if (*next == '\0')
+			break;
+		value = next + 1;
+	}
+	ret->uring_without = without;
+	return true;
+}
+
+static bool set_ENGINE(const char *value, struct weft_options *ret)
+{
+	if (same(value, "auto"))
+		ret->engine = WEFT_OPTION_ENGINE_AUTO;
+	else if (same(value, "io_uring"))
+		ret->engine = WEFT_OPTION_ENGINE_IO_URING;
+	else if (same(value, "epoll"))
+		ret->engine = WEFT_OPTION_ENGINE_EPOLL;
+	else
+		return false;
+	return true;
+}
+
 static bool set_SEED(const char *value, struct weft_options *ret)
 {
 	uint64_t n;

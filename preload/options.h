@@ -30,9 +30,18 @@ extern "C" {
 #define WEFT_STRESS_KNOBS(X) X(migrate) X(wouldblock) X(shuffle)
 #define WEFT_FAULT_POINTS(X) X(mmap) X(io_uring_setup) X(io_uring_enter) X(clone)
 
+enum weft_engine_option {
+	WEFT_OPTION_ENGINE_AUTO,
+	WEFT_OPTION_ENGINE_IO_URING,
+	WEFT_OPTION_ENGINE_EPOLL,
+};
+
 #define WEFT_STRESS_FIELD(name) bool stress_##name;
 #define WEFT_FAULT_FIELD(name)  unsigned fault_##name;
 #define WEFT_LISTED_NAME(name)  " " #name
+#define WEFT_URING_NAMES                                                                 \
+	" single_issuer defer_taskrun coop_taskrun taskrun_flag poll_first futex_wait"   \
+	" waitid cancel_any submit_overflow large_rings"
 
 enum weft_stats_mode {
 	WEFT_STATS_NONE,

@@ -23,7 +23,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
-#include "sched_impl.h"
+#include "engine.h"
 #include "signals.h"
 
 enum {
@@ -131,11 +131,11 @@ struct carrier *weft_carrier_new(unsigned id, enum carrier_kind kind)
 int weft_carrier_open(struct carrier *c)
 {
 	long fd;
-	int err = weft_ring_open(&c->ring);
+	int err = weft_engine_open(c);
 
 	if (err)
 		return err;
-	weft_ring_set_fd(c->ring, move_high(weft_ring_fd(c->ring)));
+	weft_engine_set_fd(c, move_high(weft_engine_fd(c)));
 	fd = weft_sys2(SYS_eventfd2, 0, EFD_CLOEXEC);
 	if (weft_sys_failed(fd))
 		return (int)fd;
@@ -143,13 +143,19 @@ int weft_carrier_open(struct carrier *c)
 	return 0;
 }
 
+void weft_carrier_close(struct carrier *c)
+{
+	weft_engine_close(c);
+	if (c->event_fd >= 0)
+		weft_sys1(SYS_close, c->event_fd);
+	c->event_fd = -1;
+}
+
 void weft_carrier_free(struct carrier *c)
 {
 	if (!c)
 		return;
-	weft_ring_close(c->ring);
-	if (c->event_fd >= 0)
-		weft_sys1(SYS_close, c->event_fd);
+	weft_carrier_close(c);
 	weft_timers_free(&c->timers);
 	weft_sys_unmap(carrier_base(c), carrier_bytes());
 }
@@ -193,6 +199,9 @@ void weft_carrier_leave(struct carrier *c)
 	if (c->has_tick)
 		weft_sys1(SYS_timer_delete, c->tick);
 	c->has_tick = false;
+	if (c->guard_state)
+		weft_sys1(SYS_timer_delete, c->guard);
+	c->guard_state = 0;
 	weft_wrgsbase(0);
 }
 

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <sys/time.h>
 
+#include "engine.h"
 #include "io_impl.h"
 
 enum { TABLE = 65536 }; /* numbers with a hint; higher ones work without */
@@ -186,7 +187,7 @@ void weft_fd_busy(int fd, int delta)
 }
 
 /* A duplicate where it does not disturb the lowest free numbers. */
-static int duplicate(int fd)
+int weft_fd_duplicate(int fd)
 {
 	long to = weft_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 512);
 
@@ -204,6 +205,8 @@ static void wait_submitted(struct fiber *f)
 {
 	uint64_t give_up = 0;
 
+	if (weft_on_epoll())
+		return; /* nothing is queued there */
 	for (;;) {
 		struct carrier *c = load_seq_cst(&f->io_carrier);
 
@@ -225,8 +228,9 @@ static void wait_submitted(struct fiber *f)
 /*
  * The numbers first..last are about to be closed or to mean something else. A
  * fiber that waits for one of them keeps its file: an operation of the ring holds it,
- * and for a call that will be made after the wait it gets another number, which it
- * finds when it wakes up (weft_io_wait_ready) and closes when its call ends.
+ * the epoll set is given another number, and for a call that will be made after the wait
+ * it gets another number, which it finds when it wakes up (weft_io_wait_ready) and closes
+ * when its call ends.
  */
 void weft_io_closing(unsigned first, unsigned last)
 {
@@ -242,9 +246,13 @@ void weft_io_closing(unsigned first, unsigned last)
 		wait_submitted(f);
 		if (f->io_direct)
 			continue;
-		to = duplicate(fd);
+		to = weft_fd_duplicate(fd);
 		/* It woke up meanwhile: then its call ends now, with this file still. */
 		if (to >= 0 && !cas_seq_cst(&f->io_fd, &fd, to))
 			weft_sys1(SYS_close, to);
+		else if (to >= 0 && weft_on_epoll())
+			weft_poller_moved(f, fd, to);
 	}
+	if (weft_on_epoll())
+		weft_poller_closing(first, last);
 }

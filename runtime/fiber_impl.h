@@ -88,15 +88,17 @@ struct fiber {
 	struct carrier *helper; /* (a) stands on this helper's kernel thread */
 	uint64_t looked;        /* (o) the turn of its last look in vain */
 
-	/* An operation in a ring. Owned by the carrier of that ring. */
+	/* An operation in a ring, or a wait in an epoll set. Owned by its carrier. */
 	struct carrier *io_carrier;
 	int io_pending; /* completions still to come */
 	int io_res;
-	uint8_t io_cancelled;  /* cancel was submitted */
-	uint8_t io_how;        /* enum weft_wake to report */
-	uint64_t *io_bits;     /* which of them are still in the ring; on its stack */
-	unsigned io_words;     /* length of that */
-	int io_fd;             /* (a) the number it waits for, or -1 */
+	uint8_t io_cancelled; /* cancel was submitted */
+	uint8_t io_how;       /* enum weft_wake to report */
+	uint64_t *io_bits;    /* which of them are still in the ring; on its stack */
+	unsigned io_words;    /* length of that */
+	struct poll_waiter *io_waiters; /* (poller lock) … or in the epoll set … */
+	bool io_in_set;                 /* (poller lock) … until its wait is over */
+	int io_fd;                      /* (a) the number it waits for, or -1 */
 	bool io_direct;        /* (o) the ring makes the call itself, on its file */
 	unsigned io_mark;      /* (a) its operation is in the kernel from here on */
 	int again_fd;          /* (o) where it saw EAGAIN last, or -1 */
@@ -164,6 +166,7 @@ enum {
 };
 
 struct weft_ring;
+struct weft_poller;
 
 struct carrier {
 	struct carrier *self;  /* WEFT_GS_SELF */
@@ -181,7 +184,8 @@ struct carrier {
 	struct weft_lock spill_lock;
 
 	struct timer_heap timers;
-	struct weft_ring *ring;
+	struct weft_ring *ring; /* one of these two */
+	struct weft_poller *poller;
 
 	void *sched_top;    /* (c) its own stack */
 	void *signal_stack; /* (c) first-level signal handlers run here */
@@ -215,6 +219,8 @@ struct carrier {
 	int lives; /* (a) the kernel clears it when its thread is gone */
 	int tick;  /* (c) its timer, if has_tick */
 	bool has_tick;
+	uint8_t guard_state; /* (o) of the timer that ends brief calls; see engine.c */
+	int guard;
 	struct carrier *helper_next; /* (idle lock) */
 	struct carrier *all_next;    /* (c) every helper ever made */
 	int helper_word;

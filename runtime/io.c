@@ -1,18 +1,22 @@
 /*
- * io.c - waiting for operations in the ring; connections.
+ * io.c - waiting for operations in the ring or readiness in the epoll set;
+ * connections.
  *
  * A fiber with operations in flight belongs to that ring's carrier (io_carrier)
  * until the last completion is reaped; only that carrier resumes it. A time-out or
  * a signal therefore never claims such a fiber, it cancels the operations
  * (weft_io_abort) and the completions do the rest. When the operation won the
- * race, its result counts and the time-out is forgotten.
+ * race, its result counts and the time-out is forgotten. The epoll set keeps to the
+ * same rules.
  */
 #include "io.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <time.h>
 
+#include "engine.h"
 #include "io_impl.h"
 
 enum { INDEX_SHIFT = 48 }; /* user_data: the fiber, and which of its operations */
@@ -28,6 +32,10 @@ void weft_io_abort(struct carrier *c, struct fiber *f, enum weft_wake how)
 		return;
 	f->io_cancelled = 1;
 	f->io_how = (uint8_t)how;
+	if (weft_on_epoll()) {
+		weft_poller_abort(c, f);
+		return;
+	}
 	for (unsigned w = 0; w < f->io_words; w++)
 		for (uint64_t bits = f->io_bits[w]; bits; bits &= bits - 1)
 			weft_ring_cancel(c->ring,
@@ -66,12 +74,22 @@ void weft_io_complete(struct carrier *c, uint64_t user_data, int res)
 	if (unlikely(res == -ECANCELED && !f->io_cancelled))
 		how = WEFT_WAKE_MOVED;
 	if (--f->io_pending) {
-		/* The first of several: the others must not outlive the call. */
+		/* The first of several, whose result it is: the others must not outlive
+		 * the call. */
+		if (!f->io_cancelled)
+			f->io_res = res;
 		weft_io_abort(c, f, how);
 		return;
 	}
-	f->io_res = res;
-	if (f->io_cancelled && (res == -ECANCELED || res == -EINTR))
+	if (!f->io_cancelled || f->io_how != WEFT_WAKE_DONE || res != -ECANCELED)
+		f->io_res = res;
+	weft_io_finish(f, how);
+}
+
+void weft_io_finish(struct fiber *f, enum weft_wake how)
+{
+	f->io_pending = 0;
+	if (f->io_cancelled && (f->io_res == -ECANCELED || f->io_res == -EINTR))
 		how = (enum weft_wake)f->io_how;
 	store_seq_cst(&f->io_carrier, NULL);
 	weft_park_finish(f, how);
@@ -144,14 +162,38 @@ static void submit(struct carrier *c, struct fiber *f, const struct op *op)
 	}
 }
 
+/* Only readiness can be waited for in the epoll set. 0, or a result right away. */
+static long wait_in_set(struct carrier *c, struct fiber *f, const struct op *op)
+{
+	long r = 0;
+
+	if (op->kind == OP_POLL)
+		return weft_poller_add(c, f, op->fd, op->events);
+	for (unsigned i = 0; i < op->count && !r; i++)
+		if (op->fds[i].fd >= 0)
+			r = weft_poller_add(
+				c, f, op->fds[i].fd, (unsigned short)op->fds[i].events);
+	return r;
+}
+
 static bool op_commit(struct fiber *f, void *arg)
 {
 	struct op *op = arg;
 	struct carrier *c = weft_carrier_self();
 
 	f->io_cancelled = 0;
-	submit(c, f, op);
-	store_relaxed(&f->io_mark, weft_ring_mark(c->ring));
+	if (weft_on_epoll()) {
+		long r = wait_in_set(c, f, op);
+
+		if (r) {
+			f->io_res = (int)r;
+			weft_park_finish(f, WEFT_WAKE_DONE);
+			return false;
+		}
+	} else {
+		submit(c, f, op);
+		store_relaxed(&f->io_mark, weft_ring_mark(c->ring));
+	}
 	weft_timer_arm(f, op->deadline);
 	/* [attention-open] as in weft_park_open, with the cancel as the claim. */
 	store_seq_cst(&f->io_carrier, c);
@@ -202,23 +244,34 @@ static long op_wait(struct op *op, enum weft_park_reason reason, int *ret_fd)
 	}
 }
 
-/* The same where a kernel thread waits: revents, -ETIMEDOUT, -EINTR. */
-static long wait_in_kernel(int fd, unsigned events, uint64_t deadline)
+/*
+ * What the engine does not take, the kernel waits for on a helper. The ring: files
+ * with more than two wait queues (a pty, when many wait for it), and what can never
+ * happen, like urgent data in a regular file. The epoll set: more than its limit of
+ * watches, sets of the program's that are nested too deeply for one more.
+ */
+static bool engine_refuses(long r)
 {
-	struct pollfd p = {fd, (short)events, 0};
-	struct timespec ts, *left = NULL;
+	if (likely(r >= 0))
+		return false;
+	return weft_on_epoll() ? r == -ENOSPC || r == -ENOMEM || r == -ELOOP
+			       : r == -EINVAL;
+}
+
+static long poll_on_helper(struct pollfd *fds, unsigned n, uint64_t deadline)
+{
+	struct timespec left;
 	long r;
 
 	if (deadline != WEFT_NO_DEADLINE) {
-		uint64_t now = weft_now_ns();
-		uint64_t ns = deadline > now ? deadline - now : 0;
+		uint64_t now = weft_now_ns(), ns = deadline > now ? deadline - now : 0;
 
-		ts.tv_sec = (time_t)(ns / 1000000000u);
-		ts.tv_nsec = (long)(ns % 1000000000u);
-		left = &ts;
+		left.tv_sec = (time_t)(ns / 1000000000u);
+		left.tv_nsec = (long)(ns % 1000000000u);
 	}
-	r = weft_io_in_kernel(SYS_ppoll, (long)&p, 1, (long)left, 0, 8, 0);
-	return r > 0 ? p.revents : r ? r : -ETIMEDOUT;
+	r = weft_io_in_kernel(SYS_ppoll, (long)fds, n,
+		deadline == WEFT_NO_DEADLINE ? 0 : (long)&left, 0, 8, 0);
+	return r ? r : -ETIMEDOUT;
 }
 
 long weft_io_wait_ready(struct weft_held *h, unsigned events, uint64_t deadline,
@@ -233,10 +286,22 @@ long weft_io_wait_ready(struct weft_held *h, unsigned events, uint64_t deadline,
 		h->fd = fd;
 		h->moved = true;
 	}
-	/* A file with more than two wait queues; a pty, when many wait for it. */
-	if (unlikely(r == -EINVAL))
-		return wait_in_kernel(h->fd, events, deadline);
+	if (unlikely(engine_refuses(r))) {
+		struct pollfd p = {h->fd, (short)events, 0};
+
+		r = poll_on_helper(&p, 1, deadline);
+		if (r > 0)
+			r = p.revents & POLLNVAL ? -EBADF : p.revents;
+	}
 	return r;
+}
+
+/* The epoll set holds no file: who closes one of these has to know. */
+static void mark_all(const struct pollfd *fds, unsigned n, int delta)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (fds[i].fd >= 0)
+			weft_fd_busy(fds[i].fd, delta);
 }
 
 long weft_io_wait_many(
@@ -249,18 +314,31 @@ long weft_io_wait_many(
 		.count = n,
 		.deadline = deadline,
 		.bits = bits};
+	long r;
 
-	return op_wait(&op, reason, &(int){0});
+	if (!weft_on_epoll())
+		r = op_wait(&op, reason, &(int){0});
+	else {
+		mark_all(fds, n, 1);
+		r = op_wait(&op, reason, &(int){0});
+		mark_all(fds, n, -1);
+	}
+	return engine_refuses(r) ? poll_on_helper(fds, n, deadline) : r;
 }
 
-long weft_io_ring_recv(int fd, void *buf, size_t len)
+long weft_io_ring_recv(struct weft_held *h, void *buf, size_t len)
 {
 	struct op op = {.kind = OP_RECV,
-		.fd = fd,
+		.fd = h->fd,
 		.addr = buf,
 		.count = len < 1u << 30 ? (unsigned)len : 1u << 30,
 		.deadline = WEFT_NO_DEADLINE};
 
+	if (weft_on_epoll()) {
+		long r = weft_io_wait_ready(h, POLLIN, op.deadline, WEFT_REASON_READ);
+
+		return r < 0 ? r : -EAGAIN;
+	}
 	return op_wait(&op, WEFT_REASON_READ, &(int){0});
 }
 
@@ -301,6 +379,48 @@ long weft_io_wait_child(int idtype, int id, int options)
 
 /* ---- connections ---------------------------------------------------------- */
 
+/* What kind of socket; a negative number when it is none. */
+static int socket_option(int fd, int option)
+{
+	int value = 0;
+	socklen_t size = sizeof value;
+	long r = weft_sys5(
+		SYS_getsockopt, fd, SOL_SOCKET, option, (long)&value, (long)&size);
+
+	return r < 0 ? (int)r : value;
+}
+
+/*
+ * Without a ring: when a connection is there, it is accepted on the carrier. Who
+ * else waits for this listener, in this process or another, may have been faster:
+ * then the call is interrupted and waits for the next one.
+ */
+static long accept_when_ready(
+	int fd, void *addr, void *addrlen, int flags, uint64_t deadline)
+{
+	struct weft_held file = {fd, false};
+	bool listens = false;
+	long r;
+
+	for (;;) {
+		if (weft_fd_poll_now(file.fd, POLLIN) ||
+			(!listens && socket_option(file.fd, SO_ACCEPTCONN) <= 0)) {
+			const long args[6] = {
+				file.fd, (long)addr, (long)addrlen, flags, 0, 0};
+
+			r = weft_call_briefly(SYS_accept4, args);
+			if (r != -EINTR)
+				break;
+		}
+		listens = true;
+		r = weft_io_wait_ready(&file, POLLIN, deadline, WEFT_REASON_ACCEPT);
+		if (r < 0)
+			break;
+	}
+	weft_held_release(&file);
+	return r;
+}
+
 /*
  * There is no non-blocking accept on a blocking socket, and readiness can be
  * stolen by another process: the ring waits and accepts in one operation.
@@ -320,11 +440,48 @@ long weft_io_accept(int fd, void *addr, void *addrlen, int flags)
 		.addrlen = addrlen,
 		.flags = flags,
 		.deadline = weft_fd_deadline(fd, SO_RCVTIMEO)};
-	long r = op_wait(&op, WEFT_REASON_ACCEPT, &(int){0});
+	long r = weft_on_epoll()
+			 ? accept_when_ready(fd, addr, addrlen, flags, op.deadline)
+			 : op_wait(&op, WEFT_REASON_ACCEPT, &(int){0});
 
 	if (r == -EINTR && op.deadline != WEFT_NO_DEADLINE)
 		return WEFT_RESTART_NEVER;
 	return r == -ETIMEDOUT ? -EAGAIN : r;
+}
+
+/*
+ * Without a ring. A TCP connection that is not there at once goes on when the call
+ * is interrupted, and the same call tells later what came of it
+ * (net/ipv4/af_inet.c, inet_stream_connect). What else may wait, like a UNIX
+ * listener with a full backlog, has nothing to poll for.
+ */
+static long connect_when_ready(int fd, const void *addr, unsigned len, uint64_t deadline)
+{
+	struct weft_held file = {fd, false};
+	int protocol = socket_option(fd, SO_PROTOCOL);
+	long r;
+
+	for (;;) {
+		const long args[6] = {file.fd, (long)addr, len, 0, 0, 0};
+
+		if (protocol == IPPROTO_TCP || socket_option(fd, SO_DOMAIN) == AF_UNIX)
+			r = weft_call_briefly(SYS_connect, args);
+		else if (protocol == IPPROTO_UDP || protocol < 0)
+			r = weft_sys3(SYS_connect, fd, (long)addr, len);
+		else
+			r = weft_io_in_kernel(
+				SYS_connect, file.fd, (long)addr, len, 0, 0, 0);
+		if (r == -EINTR && protocol != IPPROTO_TCP)
+			r = weft_io_in_kernel(
+				SYS_connect, file.fd, (long)addr, len, 0, 0, 0);
+		if (r != -EINTR || protocol != IPPROTO_TCP)
+			break;
+		r = weft_io_wait_ready(&file, POLLOUT, deadline, WEFT_REASON_CONNECT);
+		if (r < 0)
+			break;
+	}
+	weft_held_release(&file);
+	return r;
 }
 
 long weft_io_connect(int fd, const void *addr, unsigned len)
@@ -336,9 +493,8 @@ long weft_io_connect(int fd, const void *addr, unsigned len)
 		.addr = (void *)(uintptr_t)addr,
 		.count = len,
 		.deadline = weft_fd_deadline(fd, SO_SNDTIMEO)};
-	long r = op_wait(&op, WEFT_REASON_CONNECT, &(int){0});
-	int value = 0;
-	socklen_t size = sizeof value;
+	long r = weft_on_epoll() ? connect_when_ready(fd, addr, len, op.deadline)
+				 : op_wait(&op, WEFT_REASON_CONNECT, &(int){0});
 
 	if (r == -EALREADY) {
 		/* A connection under way, e.g. after a signal: a blocking call waits for
@@ -346,11 +502,8 @@ long weft_io_connect(int fd, const void *addr, unsigned len)
 		struct weft_held file = {fd, false};
 
 		r = weft_io_wait_ready(&file, POLLOUT, op.deadline, WEFT_REASON_CONNECT);
-		if (r >= 0) {
-			weft_sys5(SYS_getsockopt, file.fd, SOL_SOCKET, SO_ERROR,
-				(long)&value, (long)&size);
-			r = -value;
-		}
+		if (r >= 0)
+			r = -socket_option(file.fd, SO_ERROR);
 		weft_held_release(&file);
 	}
 	if (r == -EINTR && op.deadline != WEFT_NO_DEADLINE)
@@ -358,6 +511,5 @@ long weft_io_connect(int fd, const void *addr, unsigned len)
 	if (r != -ETIMEDOUT)
 		return r;
 	/* A TCP connection goes on in the background; a full UNIX listener says no. */
-	weft_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_DOMAIN, (long)&value, (long)&size);
-	return value == AF_UNIX ? -EAGAIN : -EINPROGRESS;
+	return socket_option(fd, SO_DOMAIN) == AF_UNIX ? -EAGAIN : -EINPROGRESS;
 }

@@ -3,7 +3,7 @@
 #include "io.h"
 #include "sched_impl.h"
 
-/* ---- io.c: operations in the ring ----------------------------------------- */
+/* ---- io.c: waiting on the engine ------------------------------------------ */
 
 /* Descriptors that one poll may have in the ring: a bit each on the fiber's stack. */
 enum { WEFT_POLL_MANY = 16384 };
@@ -33,8 +33,11 @@ long weft_io_wait_ready(struct weft_held *h, unsigned events, uint64_t deadline,
  */
 long weft_io_wait_many(
 	struct pollfd *fds, unsigned n, uint64_t deadline, enum weft_park_reason reason);
-/* recv(fd, buf, len, 0) as one operation of the ring: a blocking socket's. */
-long weft_io_ring_recv(int fd, void *buf, size_t len);
+/*
+ * recv(fd, buf, len, 0) as one operation of the ring: a blocking socket's. -EAGAIN when
+ * there only is readiness, and that has come.
+ */
+long weft_io_ring_recv(struct weft_held *h, void *buf, size_t len);
 /* WEFT_STRESS=wouldblock: through the ring once before the first attempt. */
 void weft_io_pretend_to_block(int fd, unsigned events);
 
@@ -69,6 +72,8 @@ void weft_fd_note_again(int fd, unsigned events);
  */
 bool weft_fd_likely_blocks(int fd);
 void weft_fd_learn(int fd, bool blocked);
+/* A duplicate where it does not disturb the lowest free numbers, or -EXXX. */
+int weft_fd_duplicate(int fd);
 /* Marks fd as waited for; see weft_io_closing. */
 void weft_fd_busy(int fd, int delta);
 

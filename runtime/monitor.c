@@ -38,7 +38,7 @@
 #include <sys/prctl.h>
 #include <time.h>
 
-#include "sched_impl.h"
+#include "engine.h"
 
 enum {
 	TICK_NS = 10000000,
@@ -93,7 +93,7 @@ static void look_at_stuck(struct carrier *c, struct look *l)
 	if (!weft_sched_has_work(c))
 		return;
 	l->waiting = true;
-	if (weft_ring_waits(c->ring) || load_seq_cst(&c->sig_inbox)) {
+	if (weft_engine_waits(c) || load_seq_cst(&c->sig_inbox)) {
 		store_seq_cst(&c->called, 1);
 		weft_carrier_kick(c);
 	}

@@ -7,18 +7,21 @@
  *
  * Rings are opened by the thread that starts the runtime, disabled, and enabled
  * by their carrier: SINGLE_ISSUER binds a ring to the task that enables it. The
- * flags are tried from the best to none, down to Linux 5.15.
+ * flags are tried from the best to none, down to Linux 5.15. What is used beyond that
+ * is listed in uring_features.def and can be switched off.
  */
 #include <errno.h>
 #include <liburing.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 
-#include "sched_impl.h"
+#include "engine.h"
 
 enum {
 	SQ_ENTRIES = 256,
 	CQ_ENTRIES = 4096,
+	FEW_ENTRIES = 32,
+	STASHED = 4095,
 	EVENT = 1,
 	CANCEL = 2,     /* fibers are aligned: no bit of theirs */
 	OP_WAITID = 50, /* linux 6.7, not in Debian 12's headers */
@@ -26,8 +29,19 @@ enum {
 	FUTEX2_SIZE_U32 = 2,
 };
 
+/* Completions taken out of a full ring, for the next reaping. */
+struct stash {
+	struct stash *next;
+	unsigned count, taken;
+	struct {
+		uint64_t user_data;
+		int res;
+	} cqe[STASHED];
+};
+
 struct weft_ring {
 	struct io_uring ring;
+	struct stash *stash; /* oldest first */
 	uint16_t poll_first; /* IORING_RECVSEND_POLL_FIRST, or 0 before 5.19 */
 	unsigned inflight;   /* operations whose completion is still to come */
 	int event_fd;
@@ -35,15 +49,45 @@ struct weft_ring {
 };
 
 static bool has_futex, has_waitid;
+static unsigned features; /* in use, as far as the flags of a ring tell */
+
+static const struct {
+	unsigned flags, features;
+} flag_sets[] = {
+	{IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+			IORING_SETUP_TASKRUN_FLAG,
+		WEFT_URING_single_issuer | WEFT_URING_defer_taskrun |
+			WEFT_URING_taskrun_flag},
+	{IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN |
+			IORING_SETUP_TASKRUN_FLAG,
+		WEFT_URING_single_issuer | WEFT_URING_coop_taskrun |
+			WEFT_URING_taskrun_flag},
+	{IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+		WEFT_URING_coop_taskrun | WEFT_URING_taskrun_flag},
+	{IORING_SETUP_COOP_TASKRUN, WEFT_URING_coop_taskrun},
+	{0, 0},
+};
+
+static bool wanted(unsigned feature)
+{
+	return !(weft_rt.config.uring_without & feature);
+}
+
+unsigned weft_ring_features(void)
+{
+	unsigned tried = WEFT_URING_cancel_any | WEFT_URING_submit_overflow |
+			 WEFT_URING_large_rings;
+
+	/* A better way to the same end is nothing that is missing. */
+	if (features & WEFT_URING_defer_taskrun)
+		tried |= WEFT_URING_coop_taskrun;
+	return features | (has_futex ? WEFT_URING_futex_wait : 0) |
+	       (has_waitid ? WEFT_URING_waitid : 0) |
+	       (tried & ~weft_rt.config.uring_without);
+}
 
 int weft_ring_open(struct weft_ring **ret)
 {
-	static const unsigned flag_sets[] = {
-		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
-			IORING_SETUP_TASKRUN_FLAG,                     /* 6.1 */
-		IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG, /* 5.19 */
-		0,
-	};
 	long p = weft_sys_map(sizeof(struct weft_ring), PROT_READ | PROT_WRITE, 0);
 	struct weft_ring *r = (struct weft_ring *)p;
 	int err = -ENOSYS;
@@ -51,17 +95,27 @@ int weft_ring_open(struct weft_ring **ret)
 	if (weft_sys_failed(p))
 		return (int)p;
 	for (size_t i = 0; i < sizeof flag_sets / sizeof *flag_sets; i++) {
+		bool large = wanted(WEFT_URING_large_rings);
 		struct io_uring_params params = {
-			.flags = flag_sets[i] | IORING_SETUP_R_DISABLED |
+			.flags = flag_sets[i].flags | IORING_SETUP_R_DISABLED |
 				 IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP,
-			.cq_entries = CQ_ENTRIES,
+			.cq_entries = large ? CQ_ENTRIES : FEW_ENTRIES,
 		};
 
+		if (weft_rt.config.uring_without & flag_sets[i].features)
+			continue;
 		err = weft_fault_hits(WEFT_FAULT_IO_URING_SETUP)
 			      ? -ENOSYS
-			      : io_uring_queue_init_params(SQ_ENTRIES, &r->ring, &params);
+			      : io_uring_queue_init_params(
+					large ? SQ_ENTRIES : FEW_ENTRIES, &r->ring,
+					&params);
+		features = flag_sets[i].features;
 		/* COOP_TASKRUN came with the same kernel as POLL_FIRST. */
-		r->poll_first = flag_sets[i] ? IORING_RECVSEND_POLL_FIRST : 0;
+		r->poll_first = 0;
+		if (features && wanted(WEFT_URING_poll_first)) {
+			features |= WEFT_URING_poll_first;
+			r->poll_first = IORING_RECVSEND_POLL_FIRST;
+		}
 		if (err != -EINVAL)
 			break;
 	}
@@ -90,9 +144,9 @@ static void probe(struct weft_ring *r)
 	weft_memset(buf, 0, sizeof buf);
 	if (io_uring_register_probe(&r->ring, p, 128))
 		return;
-	has_futex = p->last_op >= OP_FUTEX_WAIT &&
+	has_futex = wanted(WEFT_URING_futex_wait) && p->last_op >= OP_FUTEX_WAIT &&
 		    (p->ops[OP_FUTEX_WAIT].flags & IO_URING_OP_SUPPORTED);
-	has_waitid = p->last_op >= OP_WAITID &&
+	has_waitid = wanted(WEFT_URING_waitid) && p->last_op >= OP_WAITID &&
 		     (p->ops[OP_WAITID].flags & IO_URING_OP_SUPPORTED);
 }
 
@@ -116,12 +170,12 @@ int weft_ring_enable(struct weft_ring *r)
 
 bool weft_ring_can_futex(void)
 {
-	return has_futex;
+	return has_futex && !weft_on_epoll();
 }
 
 bool weft_ring_can_waitid(void)
 {
-	return has_waitid;
+	return has_waitid && !weft_on_epoll();
 }
 
 void weft_ring_close(struct weft_ring *r)
@@ -129,6 +183,10 @@ void weft_ring_close(struct weft_ring *r)
 	if (!r)
 		return;
 	io_uring_queue_exit(&r->ring);
+	for (struct stash *s = r->stash, *next; s; s = next) {
+		next = s->next;
+		weft_sys_unmap(s, sizeof *s);
+	}
 	weft_sys_unmap(r, sizeof *r);
 }
 
@@ -153,20 +211,76 @@ void weft_ring_set_fd(struct weft_ring *r, int fd)
 	r->ring.ring_fd = r->ring.enter_ring_fd = fd;
 }
 
+/* ---- submitting ----------------------------------------------------------- */
+
+/* liburing's own ways to look would enter the kernel when there is none. */
+static const struct io_uring_cqe *first_cqe(const struct weft_ring *r)
+{
+	return &r->ring.cq.cqes[*r->ring.cq.khead & r->ring.cq.ring_mask];
+}
+
+/*
+ * Before Linux 6.0 nothing is submitted while completions overflow: here they are
+ * put aside, so that the kernel finds room for the others. To reap them would resume
+ * fibers, in the middle of whatever wants to submit.
+ */
+static void put_aside(struct weft_ring *r)
+{
+	struct stash **at = &r->stash;
+
+	while (*at && (*at)->next)
+		at = &(*at)->next;
+	while (io_uring_cq_ready(&r->ring)) {
+		const struct io_uring_cqe *cqe = first_cqe(r);
+		struct stash *s = *at;
+
+		if (!s || s->count == STASHED) {
+			long p = weft_sys_map(sizeof *s, PROT_READ | PROT_WRITE, 0);
+
+			if (weft_sys_failed(p))
+				weft_bug("no memory for completions");
+			if (s)
+				at = &s->next;
+			*at = s = (struct stash *)p;
+		}
+		s->cqe[s->count].user_data = cqe->user_data;
+		s->cqe[s->count++].res = cqe->res;
+		io_uring_cq_advance(&r->ring, 1);
+		weft_count(weft_carrier_self(), ASIDE);
+	}
+}
+
+/* What an old kernel would say now; see WEFT_URING=-submit_overflow. */
+static bool refuses(struct weft_ring *r)
+{
+	return !wanted(WEFT_URING_submit_overflow) &&
+	       io_uring_cq_has_overflow(&r->ring) &&
+	       io_uring_cq_ready(&r->ring) >= r->ring.cq.ring_entries;
+}
+
+/* Gives the kernel all that is queued, whatever stands in the way. */
+static void submit_all(struct weft_ring *r)
+{
+	while (io_uring_sq_ready(&r->ring)) {
+		int n = unlikely(refuses(r)) ? -EBUSY : io_uring_submit(&r->ring);
+
+		if (n >= 0 || n == -EINTR)
+			continue;
+		if (n == -EBUSY)
+			put_aside(r);
+		else if (n == -EAGAIN) /* no memory at the moment */
+			weft_sys0(SYS_sched_yield);
+		else
+			weft_bug_error("io_uring_enter refused a submission", n);
+	}
+}
+
 static struct io_uring_sqe *next_sqe(struct weft_ring *r)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&r->ring);
 
-	/*
-	 * Full: submit. The kernel takes all of them unless memory is short, and
-	 * then (-EAGAIN, -EBUSY) completions have to be reaped, which the caller
-	 * cannot do here: wait for the kernel's task work instead.
-	 */
-	while (unlikely(!sqe)) {
-		int n = io_uring_submit(&r->ring);
-
-		if (n < 0 && n != -EAGAIN && n != -EBUSY && n != -EINTR)
-			weft_bug("io_uring_enter refused a submission");
+	if (unlikely(!sqe)) {
+		submit_all(r);
 		sqe = io_uring_get_sqe(&r->ring);
 	}
 	weft_count(weft_carrier_self(), SQES);
@@ -187,7 +301,7 @@ bool weft_ring_submitted(const struct weft_ring *r, unsigned mark)
 /* On the ring's own carrier, also from a fiber. */
 void weft_ring_submit(struct weft_ring *r)
 {
-	io_uring_submit(&r->ring);
+	submit_all(r);
 }
 
 void weft_ring_arm_event(struct weft_ring *r, int fd, uint64_t *value)
@@ -280,47 +394,79 @@ unsigned weft_ring_waits(const struct weft_ring *r)
 
 bool weft_ring_pending(const struct weft_ring *r)
 {
-	return r->inflight || io_uring_sq_ready(&r->ring) || io_uring_cq_ready(&r->ring);
+	return r->inflight || io_uring_sq_ready(&r->ring) ||
+	       io_uring_cq_ready(&r->ring) || r->stash;
 }
 
 /* ---- reaping -------------------------------------------------------------- */
 
+static void complete(struct carrier *c, uint64_t user_data, int res)
+{
+	struct weft_ring *r = c->ring;
+
+	if (user_data == EVENT) {
+		weft_ring_arm_event(r, r->event_fd, r->event_value);
+		return;
+	}
+	if (!user_data) /* weft_ring_evict */
+		return;
+	if (user_data & CANCEL) {
+		if (res == -EALREADY || res == -ENOENT)
+			weft_io_cancel_failed(c, user_data & ~(uint64_t)CANCEL);
+		return;
+	}
+	r->inflight--;
+	weft_io_complete(c, user_data, res);
+}
+
+/* What was put aside is older than all that is in the ring. */
+static unsigned reap_stash(struct carrier *c)
+{
+	struct weft_ring *r = c->ring;
+	unsigned n = 0;
+
+	while (r->stash) {
+		struct stash *s = r->stash;
+
+		if (s->taken == s->count) {
+			r->stash = s->next;
+			weft_sys_unmap(s, sizeof *s);
+			continue;
+		}
+		complete(c, s->cqe[s->taken].user_data, s->cqe[s->taken].res);
+		s->taken++;
+		n++;
+	}
+	return n;
+}
+
+/*
+ * Each is taken out of the ring before it is looked at: that may submit, and find
+ * that completions have to be put aside.
+ */
 static bool reap(struct carrier *c)
 {
 	struct weft_ring *r = c->ring;
-	struct io_uring_cqe *cqe;
-	unsigned head, n = 0;
+	unsigned n = unlikely(r->stash) ? reap_stash(c) : 0;
 
-	io_uring_for_each_cqe(&r->ring, head, cqe)
-	{
+	for (unsigned left = io_uring_cq_ready(&r->ring);
+		left && io_uring_cq_ready(&r->ring); left--, n++) {
+		const struct io_uring_cqe *cqe = first_cqe(r);
 		uint64_t user_data = cqe->user_data;
 		int res = cqe->res;
 
-		n++;
-		if (user_data == EVENT) {
-			weft_ring_arm_event(r, r->event_fd, r->event_value);
-			continue;
-		}
-		if (!user_data) /* weft_ring_evict */
-			continue;
-		if (user_data & CANCEL) {
-			if (res == -EALREADY || res == -ENOENT)
-				weft_io_cancel_failed(c, user_data & ~(uint64_t)CANCEL);
-			continue;
-		}
-		r->inflight--;
-		weft_io_complete(c, user_data, res);
+		io_uring_cq_advance(&r->ring, 1);
+		complete(c, user_data, res);
 	}
 	if (!n)
 		return false;
-	io_uring_cq_advance(&r->ring, n);
 	weft_count_add(c, CQES, n);
 	return true;
 }
 
 bool weft_ring_reap(struct carrier *c)
 {
-	return io_uring_cq_ready(&c->ring->ring) && reap(c);
+	return (io_uring_cq_ready(&c->ring->ring) || c->ring->stash) && reap(c);
 }
 
 static void check(int r)
@@ -370,6 +516,8 @@ bool weft_ring_evict(struct carrier *c)
 
 	if (!before)
 		return true;
+	if (!wanted(WEFT_URING_cancel_any))
+		return false;
 	struct io_uring_sqe *sqe = next_sqe(r);
 
 	io_uring_prep_cancel64(sqe, 0, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);

@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 
 #include "attributes.h"
-#include "sched_impl.h"
+#include "engine.h"
 #include "signals.h"
 #include "thread_timers.h"
 
@@ -34,11 +34,11 @@ static unsigned count_cpus(void)
 static void carrier_main(void *arg)
 {
 	struct carrier *c = arg;
-	int err = weft_ring_enable(c->ring);
+	int err = weft_engine_enable(c);
 
 	if (err)
-		weft_bug("a carrier could not enable its ring");
-	weft_ring_arm_event(c->ring, c->event_fd, &c->event_value);
+		weft_bug_error("a carrier could not enable its engine", err);
+	weft_engine_enter(c);
 	weft_sched_loop(c);
 }
 
@@ -80,6 +80,23 @@ static void free_carriers(void)
 	store_release(&weft_rt.carriers, 0);
 }
 
+/* Every carrier's ring or epoll set; this thread is going to be the first carrier. */
+static int open_carriers(unsigned n, const char **ret_what)
+{
+	int err = 0;
+
+	*ret_what = weft_engine_name();
+	for (unsigned i = 0; i < n && !err; i++)
+		err = weft_carrier_open(weft_rt.carrier[i]);
+	if (!err)
+		err = weft_engine_enable(weft_rt.carrier[0]);
+	if (!err || !weft_engine_fall_back(err))
+		return err;
+	for (unsigned i = 0; i < n; i++)
+		weft_carrier_close(weft_rt.carrier[i]);
+	return open_carriers(n, ret_what);
+}
+
 int weft_runtime_start(const struct weft_config *config, const char **ret_what)
 {
 	struct runtime *rt = &weft_rt;
@@ -108,16 +125,12 @@ int weft_runtime_start(const struct weft_config *config, const char **ret_what)
 			goto out_carriers;
 	}
 	*ret_what = "io_uring";
-	for (unsigned i = 0; i < n; i++) {
-		err = weft_carrier_open(rt->carrier[i]);
-		if (err)
-			goto out_carriers;
-	}
-	*ret_what = "enabling a ring";
-	home = rt->carrier[0];
-	err = weft_ring_enable(home->ring);
+	err = weft_engine_choose();
+	if (!err)
+		err = open_carriers(n, ret_what);
 	if (err)
 		goto out_carriers;
+	home = rt->carrier[0];
 	*ret_what = "memory for fibers";
 	err = -ENOMEM;
 	rt->main_fiber = weft_fiber_new_main();
@@ -139,7 +152,7 @@ int weft_runtime_start(const struct weft_config *config, const char **ret_what)
 	if (err)
 		goto out_signals;
 	weft_carrier_enter(home);
-	weft_ring_arm_event(home->ring, home->event_fd, &home->event_value);
+	weft_engine_enter(home);
 	/* Carriers look at each other's queues: each is listed once it runs. */
 	store_release(&rt->carriers, 1);
 	store_release(&rt->running, true);
@@ -254,7 +267,7 @@ void weft_runtime_forget(void)
 	for (unsigned i = 0; i < rt->carriers; i++) {
 		struct carrier *c = rt->carrier[i];
 
-		weft_ring_forget(c->ring);
+		weft_engine_forget(c);
 		weft_sys1(SYS_close, c->event_fd);
 		rt->carrier[i] = NULL;
 	}
@@ -287,7 +300,7 @@ bool weft_runtime_owns_fd(int fd)
 	for (unsigned i = 0; i < weft_rt.carriers; i++) {
 		struct carrier *c = weft_rt.carrier[i];
 
-		if (fd == c->event_fd || fd == weft_ring_fd(c->ring))
+		if (fd == c->event_fd || fd == weft_engine_fd(c))
 			return true;
 	}
 	return false;
@@ -300,7 +313,7 @@ int weft_runtime_move_fd(int fd)
 		bool event = fd == c->event_fd;
 		long to;
 
-		if (!event && fd != weft_ring_fd(c->ring))
+		if (!event && fd != weft_engine_fd(c))
 			continue;
 		/*
 		 * The other carrier may be inside a call with the old number: that
@@ -312,7 +325,7 @@ int weft_runtime_move_fd(int fd)
 		if (event)
 			store_release(&c->event_fd, (int)to);
 		else
-			weft_ring_set_fd(c->ring, (int)to);
+			weft_engine_set_fd(c, (int)to);
 		return 0;
 	}
 	return 0;
@@ -326,7 +339,7 @@ bool weft_runtime_fd_range(int *ret_low, int *ret_high)
 		return false;
 	for (unsigned i = 0; i < weft_rt.carriers; i++) {
 		struct carrier *c = weft_rt.carrier[i];
-		int fd[2] = {c->event_fd, weft_ring_fd(c->ring)};
+		int fd[2] = {c->event_fd, weft_engine_fd(c)};
 
 		for (int k = 0; k < 2; k++) {
 			low = low < 0 || fd[k] < low ? fd[k] : low;

@@ -15,11 +15,27 @@
 extern "C" {
 #endif
 
+enum weft_engine { WEFT_ENGINE_AUTO, WEFT_ENGINE_IO_URING, WEFT_ENGINE_EPOLL };
+
+enum weft_uring_feature_number {
+#define WEFT_URING_FEATURE(name) WEFT_URING_NUMBER_##name,
+#include "uring_features.def"
+#undef WEFT_URING_FEATURE
+};
+
+enum weft_uring_feature {
+#define WEFT_URING_FEATURE(name) WEFT_URING_##name = 1 << WEFT_URING_NUMBER_##name,
+#include "uring_features.def"
+#undef WEFT_URING_FEATURE
+};
+
 struct weft_config {
 	unsigned carriers;     /* 0: one per CPU of the affinity mask, at least two */
 	unsigned carriers_cap; /* at most so many while not all are stuck; 0: the default
 				*/
 	bool unwatched;        /* no monitor: who keeps a carrier keeps the others */
+	enum weft_engine engine;
+	unsigned uring_without; /* of enum weft_uring_feature */
 	bool stress_migrate;
 	bool stress_wouldblock;
 	bool stress_shuffle;
@@ -105,6 +121,9 @@ long weft_proxy_call(long nr, const long args[6]);
 bool weft_ring_can_futex(void);
 /* … and children (Linux 6.7)? */
 bool weft_ring_can_waitid(void);
+/* The engine's name, and in one word why it and no other. */
+const char *weft_engine_name(void);
+const char *weft_engine_reason(void);
 
 /* ---- counting ------------------------------------------------------------- */
 

@@ -17,7 +17,7 @@
  *
  * Impossible must be: the poster sees no sleeper *and* the sleeper sees no work.
  */
-#include "sched_impl.h"
+#include "engine.h"
 
 #include <errno.h>
 
@@ -398,8 +398,8 @@ static void look_outside(struct carrier *c)
 	sig_inbox_drain(c);
 	if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE)
 		weft_timers_run(c, weft_now_ns());
-	if (weft_ring_pending(c->ring))
-		weft_ring_flush(c);
+	if (weft_engine_pending(c))
+		weft_engine_flush(c);
 	if (unlikely(load_relaxed(&weft_rt.stuck)) && !load_relaxed(&c->odd))
 		relieve(c);
 }
@@ -416,7 +416,7 @@ bool weft_sched_has_work(const struct carrier *c)
 {
 	return weft_sched_queued(c) || load_seq_cst(&c->sig_inbox) ||
 	       load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE ||
-	       weft_ring_waits(c->ring);
+	       weft_engine_waits(c);
 }
 
 /*
@@ -432,7 +432,7 @@ void weft_sched_called(struct carrier *c)
 		return;
 	store_relaxed(&c->called, 0);
 	look_outside(c);
-	weft_ring_evict(c);
+	weft_engine_evict(c);
 	weft_wrfsbase(f->fs_base);
 	c->fs_loaded = f->fs_base;
 	if (weft_sched_queued(c) && !weft_sched_wake_one(c))
@@ -463,7 +463,7 @@ static void retire(struct carrier *c)
 	struct fiber *f;
 
 	leave_fs(c);
-	if (!to || !weft_ring_evict(c)) {
+	if (!to || !weft_engine_evict(c)) {
 		fetch_and_seq_cst(&c->odd, ~ODD_RETIRING);
 		return;
 	}
@@ -492,7 +492,7 @@ static void idle(struct carrier *c)
 		!(load_seq_cst(&c->odd) & ODD_RETIRING) &&
 		pooled == ((load_seq_cst(&c->odd) & ODD_RETIRED) != 0)) {
 		weft_count(c, SLEEPS);
-		weft_ring_wait(c, deadline);
+		weft_engine_wait(c, deadline);
 	}
 	store_seq_cst(&c->sleeping, 0); /* [monitor-sleep] */
 	__atomic_sub_fetch(&weft_rt.sleepers, 1 - pooled, __ATOMIC_SEQ_CST);
@@ -518,7 +518,7 @@ static struct fiber *wait_for_held(struct carrier *c)
 		sig_inbox_drain(c);
 		if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE)
 			weft_timers_run(c, weft_now_ns());
-		weft_ring_reap(c);
+		weft_engine_reap(c);
 		for (uint32_t n = weft_sched_queued(c); n--;) {
 			f = runq_pop(&c->runq);
 			f = f ? f : spill_take(c);
@@ -574,7 +574,7 @@ static struct fiber *next_fiber(struct carrier *c)
 		if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE &&
 			weft_timers_run(c, weft_now_ns()))
 			continue;
-		if (weft_ring_reap(c))
+		if (weft_engine_reap(c))
 			continue;
 		if (likely(!(load_relaxed(&c->odd) & (ODD_RETIRING | ODD_RETIRED)))) {
 			f = steal(c);

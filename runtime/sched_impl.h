@@ -14,6 +14,7 @@ enum {
 struct runtime {
 	bool running;
 	struct weft_config config;
+	enum weft_engine engine; /* (c) never AUTO */
 	unsigned cpus;
 	unsigned carriers;                           /* (a) grows */
 	struct carrier *carrier[WEFT_CARRIER_TABLE]; /* (c) */
@@ -38,7 +39,8 @@ extern struct runtime weft_rt;
 /* carrier.c */
 struct carrier *weft_carrier_new(unsigned id, enum carrier_kind kind);
 void weft_carrier_free(struct carrier *c);
-int weft_carrier_open(struct carrier *c); /* its ring and descriptors */
+int weft_carrier_open(struct carrier *c); /* its engine and descriptors */
+void weft_carrier_close(struct carrier *c);
 void weft_carrier_enter(struct carrier *c);
 void weft_carrier_leave(struct carrier *c);
 void weft_carrier_join(struct carrier *c);
@@ -102,46 +104,11 @@ int weft_timers_run(struct carrier *c, uint64_t now);
  */
 unsigned weft_timers_move(struct carrier *from, struct carrier *to, bool if_stuck);
 
-/* ring.c */
-int weft_ring_open(struct weft_ring **ret);
-int weft_ring_enable(struct weft_ring *r);
-void weft_ring_close(struct weft_ring *r);
-void weft_ring_forget(struct weft_ring *r);
-int weft_ring_fd(const struct weft_ring *r);
-void weft_ring_set_fd(struct weft_ring *r, int fd); /* a duplicate's number */
-void weft_ring_arm_event(struct weft_ring *r, int fd, uint64_t *value);
-void weft_ring_poll(struct weft_ring *r, int fd, unsigned events, uint64_t user_data);
-void weft_ring_accept(struct weft_ring *r, int fd, void *addr, void *addrlen, int flags,
-	uint64_t user_data);
-void weft_ring_connect(
-	struct weft_ring *r, int fd, const void *addr, unsigned len, uint64_t user_data);
-void weft_ring_recv(
-	struct weft_ring *r, int fd, void *buf, size_t len, uint64_t user_data);
-void weft_ring_futex_wait(struct weft_ring *r, uint32_t *word, uint32_t val,
-	uint32_t bitset, uint64_t user_data);
-void weft_ring_waitid(
-	struct weft_ring *r, int idtype, int id, int options, uint64_t user_data);
-void weft_ring_cancel(struct weft_ring *r, uint64_t target);
-/* What has been queued so far, and whether the kernel has taken all of it. */
-unsigned weft_ring_mark(const struct weft_ring *r);
-bool weft_ring_submitted(const struct weft_ring *r, unsigned mark);
-void weft_ring_submit(struct weft_ring *r);
-bool weft_ring_pending(const struct weft_ring *r); /* something to submit or reap */
-bool weft_ring_reap(struct carrier *c);            /* what is there already */
-void weft_ring_flush(struct carrier *c);           /* submit, run task work, reap */
-void weft_ring_wait(struct carrier *c, uint64_t deadline_ns);
-/* Operations whose completion is still to come; from anywhere, a moment old. */
-unsigned weft_ring_waits(const struct weft_ring *r);
-/*
- * On c's own thread: ends every operation; their fibers are ready afterwards, with
- * WEFT_WAKE_MOVED, and make them again where they run next. False when some are left.
- */
-bool weft_ring_evict(struct carrier *c);
-
-/* io.c: a completion. */
+/* io.c: a completion of the ring, and the end of a wait in the epoll set. */
 void weft_io_complete(struct carrier *c, uint64_t user_data, int res);
 void weft_io_cancel_failed(struct carrier *c, uint64_t user_data);
-/* io.c: the fiber's operations in its carrier's ring are to end. */
+void weft_io_finish(struct fiber *f, enum weft_wake how);
+/* io.c: what the fiber waits for on its carrier's engine is to end. */
 void weft_io_abort(struct carrier *c, struct fiber *f, enum weft_wake how);
 
 /* futex.c */

@@ -9,8 +9,8 @@
 
 #include <errno.h>
 
+#include "engine.h"
 #include "pin.h"
-#include "sched_impl.h"
 #include "stack.h"
 
 struct out {
@@ -166,6 +166,28 @@ static void pins(struct out *o)
 	}
 }
 
+static void engine(struct out *o)
+{
+	static const char *const names[] = {
+#define WEFT_URING_FEATURE(name) #name,
+#include "uring_features.def"
+#undef WEFT_URING_FEATURE
+	};
+	unsigned have = weft_on_epoll() ? 0 : weft_ring_features();
+
+	text(o, " engine=");
+	text(o, weft_engine_name());
+	text(o, " reason=");
+	text(o, weft_engine_reason());
+	for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
+		if (weft_on_epoll() || have & 1u << i)
+			continue;
+		text(o, " without=");
+		text(o, names[i]);
+	}
+	text(o, "\n");
+}
+
 /* Static: the caller may stand on a stack of 16 KiB. */
 static struct out out;
 static struct weft_lock out_lock;
@@ -185,7 +207,7 @@ static void write_all(struct out *o)
 	pair(o, "asleep", asleep);
 	pair(o, "helpers", helpers);
 	pair(o, "cpus", weft_rt.cpus);
-	text(o, " engine=io_uring\n");
+	engine(o);
 #define WEFT_COUNTER(id, name)                                                           \
 	if (WEFT_COUNTER_##id != WEFT_COUNTER_CREATED) {                                 \
 		text(o, "weft stats:");                                                  \

@@ -134,7 +134,7 @@ static long receive_blocking(struct incoming *in)
 	if (in->tried == WEFT_TRIED_LIKELY && !weft_fd_nonblocking(in->file.fd)) {
 		/* flags are 0: the front door asked for no other kind */
 		known_blocking = true;
-		r = weft_io_ring_recv(in->file.fd, in->iov.iov_base, in->iov.iov_len);
+		r = weft_io_ring_recv(&in->file, in->iov.iov_base, in->iov.iov_len);
 		if (r != -EAGAIN)
 			return r;
 	}

@@ -51,6 +51,8 @@ void expect_defaults(const weft_options &o)
 	EXPECT_FALSE(o.seed_given);
 	EXPECT_FALSE(o.verbose);
 	EXPECT_FALSE(o.sites_decode);
+	EXPECT_EQ(o.engine, WEFT_OPTION_ENGINE_AUTO);
+	EXPECT_EQ(o.uring_without, 0u);
 	EXPECT_EQ(o.fault_mmap + o.fault_io_uring_setup + o.fault_io_uring_enter +
 			  o.fault_clone,
 		0u);
@@ -87,7 +89,8 @@ TEST(Options, EachOptionIsUnderstood)
 {
 	const Parsed p = parse({"WEFT=on", "WEFT_STATS=exit", "WEFT_CARRIERS=64",
 		"WEFT_STRESS=shuffle,migrate", "WEFT_SEED=18446744073709551615",
-		"WEFT_VERBOSE=1", "WEFT_SITES=decode",
+		"WEFT_VERBOSE=1", "WEFT_SITES=decode", "WEFT_ENGINE=epoll",
+		"WEFT_URING=-defer_taskrun,-single_issuer",
 		"WEFT_FAULT=mmap:3,io_uring_enter:1000000000,clone:1"});
 
 	EXPECT_TRUE(p.lines.empty()) << p.lines[0];
@@ -101,6 +104,8 @@ TEST(Options, EachOptionIsUnderstood)
 	EXPECT_TRUE(p.opt.seed_given);
 	EXPECT_TRUE(p.opt.verbose);
 	EXPECT_TRUE(p.opt.sites_decode);
+	EXPECT_EQ(p.opt.engine, WEFT_OPTION_ENGINE_EPOLL);
+	EXPECT_EQ(p.opt.uring_without, 3u);
 	EXPECT_EQ(p.opt.fault_mmap, 3u);
 	EXPECT_EQ(p.opt.fault_io_uring_setup, 0u);
 	EXPECT_EQ(p.opt.fault_io_uring_enter, 1000000000u);
@@ -120,6 +125,34 @@ TEST(Options, StatsTakesExitSecondsOrPath)
 	EXPECT_EQ(p.opt.stats, WEFT_STATS_FILE);
 	EXPECT_STREQ(p.opt.stats_path, "/tmp/some where:1s");
 	EXPECT_TRUE(p.lines.empty());
+}
+
+// The message names what the table of features has, in its order.
+TEST(Options, UringNamesAreThoseOfTheTable)
+{
+	const std::string names =
+#define WEFT_URING_FEATURE(name) " " #name
+#include "../../runtime/uring_features.def"
+#undef WEFT_URING_FEATURE
+		"";
+	EXPECT_EQ(names, WEFT_URING_NAMES);
+
+	unsigned bit = 1;
+#define WEFT_URING_FEATURE(name)                                                         \
+	EXPECT_EQ(parse({"WEFT_URING=-" #name}).opt.uring_without, bit);                 \
+	bit <<= 1;
+#include "../../runtime/uring_features.def"
+#undef WEFT_URING_FEATURE
+	EXPECT_EQ(parse({"WEFT_URING=-5.15"}).opt.uring_without, bit / 2 - 1);
+	EXPECT_EQ(parse({"WEFT_URING=-5.15,-large_rings"}).opt.uring_without, bit - 1);
+}
+
+TEST(Options, EngineHasThreeNames)
+{
+	EXPECT_EQ(parse({"WEFT_ENGINE=auto"}).opt.engine, WEFT_OPTION_ENGINE_AUTO);
+	EXPECT_EQ(
+		parse({"WEFT_ENGINE=io_uring"}).opt.engine, WEFT_OPTION_ENGINE_IO_URING);
+	EXPECT_EQ(parse({"WEFT_ENGINE=epoll"}).opt.engine, WEFT_OPTION_ENGINE_EPOLL);
 }
 
 TEST(Options, ZeroSeedCountsAsGiven)
@@ -177,6 +210,17 @@ TEST(Options, MalformedValueIsOneLineAndTheDefault)
 		"WEFT_CARRIERS=4294967297",
 		"WEFT_CARRIERS=18446744073709551617",
 		"WEFT_CARRIERS=99999999999999999999999999999999",
+		"WEFT_ENGINE=",
+		"WEFT_ENGINE=select",
+		"WEFT_ENGINE=epoll,io_uring",
+		"WEFT_URING=",
+		"WEFT_URING=defer_taskrun",
+		"WEFT_URING=-",
+		"WEFT_URING=-defer_taskrun,",
+		"WEFT_URING=-defer",
+		"WEFT_URING=-defer_taskrun,-defer_taskrun",
+		"WEFT_URING=-5.15,-defer_taskrun",
+		"WEFT_URING=-5.1",
 		"WEFT_STRESS=",
 		"WEFT_STRESS=,",
 		"WEFT_STRESS=migrate,",

@@ -117,11 +117,13 @@ void run_a_few_fibers()
 	EXPECT_EQ(count.get(), 10u);
 }
 
-int start_with(unsigned carriers, const char **ret_what)
+int start_with(
+	unsigned carriers, const char **ret_what, weft_engine engine = WEFT_ENGINE_AUTO)
 {
 	weft_config config = {};
 
 	config.carriers = carriers;
+	config.engine = engine;
 	config.fs_template = weft_rdfsbase();
 	int err = weft_runtime_start(&config, ret_what);
 
@@ -131,7 +133,7 @@ int start_with(unsigned carriers, const char **ret_what)
 }
 
 // The n-th call of a kind fails, for every n until the start succeeds.
-void every_failure_leaves_nothing(weft_fault kind, unsigned at_least)
+void every_failure_leaves_nothing(weft_engine engine, weft_fault kind, unsigned at_least)
 {
 	enum { STARTED = 10 };
 	unsigned n = 1;
@@ -146,7 +148,7 @@ void every_failure_leaves_nothing(weft_fault kind, unsigned at_least)
 			look_until_one_thread(&before);
 			look(&before); // the first look itself allocates
 			weft_fault_arm(kind, n);
-			int err = start_with(3, &what);
+			int err = start_with(3, &what, engine);
 			weft_fault_arm(kind, 0);
 			if (!err) {
 				int failed = failures();
@@ -172,7 +174,8 @@ void every_failure_leaves_nothing(weft_fault kind, unsigned at_least)
 					<< "mappings";
 			}
 
-			ASSERT_EQ(start_with(3, &what), 0) << "the second try: " << what;
+			ASSERT_EQ(start_with(3, &what, engine), 0)
+				<< "the second try: " << what;
 			EXPECT_EQ(weft_rt.alive, 1u);
 			run_a_few_fibers();
 		});
@@ -189,18 +192,52 @@ void every_failure_leaves_nothing(weft_fault kind, unsigned at_least)
 
 TEST(Start, EveryFailedMmapLeavesNothing)
 {
-	every_failure_leaves_nothing(
-		WEFT_FAULT_MMAP, 6); // carriers, rings, table, receiver
+	// carriers, rings, table, receiver
+	every_failure_leaves_nothing(WEFT_ENGINE_IO_URING, WEFT_FAULT_MMAP, 6);
+}
+
+TEST(Start, EveryFailedMmapLeavesNothingOnEpoll)
+{
+	every_failure_leaves_nothing(WEFT_ENGINE_EPOLL, WEFT_FAULT_MMAP, 6);
 }
 
 TEST(Start, EveryRefusedRingLeavesNothing)
 {
-	every_failure_leaves_nothing(WEFT_FAULT_IO_URING_SETUP, 3);
+	every_failure_leaves_nothing(WEFT_ENGINE_IO_URING, WEFT_FAULT_IO_URING_SETUP, 3);
+}
+
+// Whichever ring is refused: no other is left, and fibers wait with epoll.
+TEST(Start, WithoutAllRingsThereIsEpoll)
+{
+	for (unsigned n = 1; n <= 4; n++)
+		in_child([n] {
+			uint64_t mask;
+			const char *what;
+			unsigned rings = 0;
+
+			prepare_process(&mask);
+			weft_fault_arm(WEFT_FAULT_IO_URING_SETUP, n);
+			ASSERT_EQ(start_with(3, &what), 0) << what;
+			EXPECT_STREQ(weft_engine_name(), n <= 3 ? "epoll" : "io_uring");
+			EXPECT_STREQ(weft_engine_reason(),
+				n <= 3 ? "io_uring:ENOSYS" : "default");
+			for (auto &fd : names_in("/proc/self/fd")) {
+				char link[64] = "";
+
+				OK(readlink(("/proc/self/fd/" + fd).c_str(), link,
+					sizeof link - 1));
+				rings += strstr(link, "io_uring") != nullptr;
+			}
+			EXPECT_EQ(rings, n <= 3 ? 0u : 3u);
+			run_a_few_fibers();
+		});
 }
 
 TEST(Start, EveryFailedCloneLeavesNothing)
 {
-	every_failure_leaves_nothing(WEFT_FAULT_CLONE, 3); // receiver, monitor, carrier 1
+	// receiver, monitor, carrier 1
+	every_failure_leaves_nothing(WEFT_ENGINE_IO_URING, WEFT_FAULT_CLONE, 3);
+	every_failure_leaves_nothing(WEFT_ENGINE_EPOLL, WEFT_FAULT_CLONE, 3);
 }
 
 TEST(Start, FailsWithEmfileWhenNoDescriptorIsLeft)
@@ -214,8 +251,11 @@ TEST(Start, FailsWithEmfileWhenNoDescriptorIsLeft)
 		rlimit limit = {used + 2, used + 2};
 		OK(setrlimit(RLIMIT_NOFILE, &limit));
 		std::set<std::string> before = names_in("/proc/self/fd");
-		EXPECT_EQ(start_with(3, &what), -EMFILE);
+		EXPECT_EQ(start_with(3, &what, WEFT_ENGINE_IO_URING), -EMFILE);
 		EXPECT_STREQ(what, "io_uring");
+		EXPECT_EQ(names_in("/proc/self/fd"), before);
+		EXPECT_EQ(start_with(3, &what), -EMFILE);
+		EXPECT_STREQ(what, "epoll");
 		EXPECT_EQ(names_in("/proc/self/fd"), before);
 		EXPECT_FALSE(weft_runtime_running());
 	});

@@ -121,7 +121,25 @@ struct Config {
 	unsigned carriers = 2;
 	bool migrate = false, wouldblock = false, shuffle = false;
 	bool watched = false; // with the monitor, which lets others in
+	weft_engine engine = WEFT_ENGINE_AUTO;
+	unsigned uring_without = 0;
 };
+
+// The tests of what waits are run on each engine: those that do not say which are told
+// by the environment.
+inline void choose_engine(weft_config *config)
+{
+	const char *name = getenv("WEFT_TEST_ENGINE");
+
+	if (!name || config->engine != WEFT_ENGINE_AUTO || config->uring_without)
+		return;
+	if (!strcmp(name, "epoll"))
+		config->engine = WEFT_ENGINE_EPOLL;
+	else if (!strcmp(name, "oldkernel"))
+		config->uring_without = ~0u;
+	else
+		CHECK(!"WEFT_TEST_ENGINE");
+}
 
 // What the contract demands of the caller: one thread, every signal blocked.
 // libc has to believe in threads, or it leaves its locks open.
@@ -142,6 +160,9 @@ inline int start_runtime(const Config &c, const char **ret_what)
 	prepare_process(&config.initial_mask);
 	config.carriers = c.carriers;
 	config.unwatched = !c.watched;
+	config.engine = c.engine;
+	config.uring_without = c.uring_without;
+	choose_engine(&config);
 	config.stress_migrate = c.migrate;
 	config.stress_wouldblock = c.wouldblock;
 	config.stress_shuffle = c.shuffle;

@@ -6,6 +6,7 @@
  * uring-eperm    the io_uring calls fail with EPERM, as in containers
  * uring-enosys   … with ENOSYS, as on old kernels
  * uring-kill     … kill the process, as some hardened units do
+ * pwait2         epoll_pwait2 fails with EPERM, as under profiles older than it
  * mdwe           no page may become executable that was writable (PR_SET_MDWE)
  * guard-enosys   MADV_GUARD_INSTALL fails with EINVAL, as before Linux 6.13
  * stack          RLIMIT_STACK unlimited
@@ -70,6 +71,20 @@ static int deny_uring(unsigned what)
 	return install(code, sizeof code / sizeof *code);
 }
 
+static int deny_call(unsigned nr, unsigned what)
+{
+	struct sock_filter code[] = {
+		LOAD(arch),
+		IF(AUDIT_ARCH_X86_64, 0, 2),
+		LOAD(nr),
+		IF(nr, 1, 0),
+		RETURN(SECCOMP_RET_ALLOW),
+		RETURN(what),
+	};
+
+	return install(code, sizeof code / sizeof *code);
+}
+
 static int deny_guard(void)
 {
 	struct sock_filter code[] = {
@@ -98,6 +113,8 @@ int main(int argc, char **argv)
 		r = deny_uring(SECCOMP_RET_ERRNO | ENOSYS);
 	} else if (strcmp(what, "uring-kill") == 0) {
 		r = deny_uring(SECCOMP_RET_KILL_PROCESS);
+	} else if (strcmp(what, "pwait2") == 0) {
+		r = deny_call(SYS_epoll_pwait2, SECCOMP_RET_ERRNO | EPERM);
 	} else if (strcmp(what, "guard-enosys") == 0) {
 		r = deny_guard();
 	} else if (strcmp(what, "mdwe") == 0) {
@@ -106,7 +123,7 @@ int main(int argc, char **argv)
 		r = setrlimit(RLIMIT_STACK, &unlimited);
 	} else {
 		fputs("usage: deny "
-		      "uring-eperm|uring-enosys|uring-kill|guard-enosys|mdwe|stack"
+		      "uring-eperm|uring-enosys|uring-kill|pwait2|guard-enosys|mdwe|stack"
 		      " CMD ARG…\n",
 			stderr);
 		return 2;

@@ -39,16 +39,21 @@ static const struct config {
 	const char *name;
 	const char *carriers;
 	const char *stress;
+	const char *engine, *uring;
 	bool one_cpu;
 } configs[] = {
-	{"default", NULL, NULL, false},
-	{"carriers1", "1", NULL, false},
-	{"carriers8", "8", NULL, false},
-	{"cpu0", NULL, NULL, true},
-	{"migrate", NULL, "migrate", false},
-	{"wouldblock", NULL, "wouldblock", false},
-	{"shuffle", NULL, "shuffle", false},
-	{"storm", NULL, "migrate,wouldblock,shuffle", false},
+	{.name = "default"},
+	{.name = "carriers1", .carriers = "1"},
+	{.name = "carriers8", .carriers = "8"},
+	{.name = "cpu0", .one_cpu = true},
+	{.name = "migrate", .stress = "migrate"},
+	{.name = "wouldblock", .stress = "wouldblock"},
+	{.name = "shuffle", .stress = "shuffle"},
+	{.name = "storm", .stress = "migrate,wouldblock,shuffle"},
+	{.name = "epoll", .engine = "epoll"},
+	{.name = "epollstorm", .engine = "epoll", .stress = "migrate,wouldblock,shuffle"},
+	/* What Linux 5.15 has of io_uring, and rings that overflow. */
+	{.name = "oldkernel", .engine = "io_uring", .uring = "-5.15,-large_rings"},
 };
 
 static struct {
@@ -243,7 +248,7 @@ static char **make_env(const struct config *config, const char *stats, const cha
 
 	while (environ[count])
 		count++;
-	env = calloc(count + 16, sizeof *env);
+	env = calloc(count + 20, sizeof *env);
 	if (!env)
 		abort();
 	for (size_t i = 0; i < count; i++) {
@@ -266,11 +271,16 @@ static char **make_env(const struct config *config, const char *stats, const cha
 	add_env(env, &n, "WEFT_STATS", opt.stats_on_stderr ? "exit" : stats);
 	add_env(env, &n, "WEFT_CARRIERS", config->carriers);
 	add_env(env, &n, "WEFT_STRESS", config->stress);
+	add_env(env, &n, "WEFT_ENGINE", config->engine);
+	add_env(env, &n, "WEFT_URING", config->uring);
 	/* Whatever else of weft the caller set holds under weft. */
 	for (size_t i = 0; i < count; i++)
 		if (strncmp(environ[i], "WEFT_FAULT=", 11) == 0 ||
 			strncmp(environ[i], "WEFT_SITES=", 11) == 0 ||
 			strncmp(environ[i], "WEFT_VERBOSE=", 13) == 0 ||
+			(strncmp(environ[i], "WEFT_ENGINE=", 12) == 0 &&
+				!config->engine) ||
+			(strncmp(environ[i], "WEFT_URING=", 11) == 0 && !config->uring) ||
 			(strncmp(environ[i], "WEFT_CARRIERS=", 14) == 0 &&
 				!config->carriers))
 			env[n++] = environ[i];
@@ -601,7 +611,8 @@ static const char usage[] =
 	"usage: twice [OPTION]… [--] PROGRAM [ARG…]\n"
 	"  --library FILE     the libweft.so to use\n"
 	"  --config NAME      default carriers1 carriers8 cpu0 migrate wouldblock\n"
-	"                     shuffle storm; all; native (only with --gtest)\n"
+	"                     shuffle storm epoll epollstorm oldkernel; all;\n"
+	"                     native (only with --gtest)\n"
 	"  --record DIR       only the native run; leave its transcript in DIR\n"
 	"  --against DIR      only the run under weft; compare with DIR\n"
 	"  --weft-only WHY    there is no native run to compare with\n"

@@ -415,8 +415,7 @@ unsigned weft_sched_queued(const struct carrier *c)
 bool weft_sched_has_work(const struct carrier *c)
 {
 	return weft_sched_queued(c) || load_seq_cst(&c->sig_inbox) ||
-	       load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE ||
-	       weft_engine_waits(c);
+	       load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE || weft_engine_waits(c);
 }
 
 /*

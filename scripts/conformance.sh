@@ -181,7 +181,7 @@ fetch_posix() {
 	}
 	dpkg-source --no-check -x "$lists"/posixtestsuite_*.dsc "$posix_source" \
 		>"$work/fetch.log" 2>&1 || fail "dpkg-source failed: $(cat "$work/fetch.log")"
-	rm -rf "$lists"
+	rm -rf "$lists" "$results"/posixtestsuite_*
 	touch "$posix_source/.complete"
 }
 

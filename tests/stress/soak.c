@@ -21,12 +21,14 @@ enum {
 	AT_ONCE = 100,
 	/*
 	 * What may be added between the two looks, at most. Descriptors that no program
-	 * can have are weft's: two more for each carrier that a busy machine makes it
-	 * add. A leak has thousands of threads to show itself.
+	 * has, beyond its limit or at the top below it, are weft's: two more for each
+	 * carrier that a busy machine makes it add. A leak has thousands of threads to
+	 * show itself.
 	 */
 	SLACK_KIB = 8192,
 	SLACK_MAPPINGS = 400,
 	SLACK_BEYOND = 128,
+	TOP = 256,
 	KINDS = 10,
 };
 
@@ -81,8 +83,8 @@ static struct holdings look(void)
 	CHECK(dir && f);
 	OK(getrlimit(RLIMIT_NOFILE, &limit));
 	while ((e = readdir(dir)))
-		*(strtoul(e->d_name, NULL, 10) < limit.rlim_cur ? &h.descriptors
-								: &h.beyond) += 1;
+		*(strtoul(e->d_name, NULL, 10) < limit.rlim_cur - TOP ? &h.descriptors
+								      : &h.beyond) += 1;
 	closedir(dir);
 	while ((c = fgetc(f)) != EOF)
 		h.mappings += c == '\n';

@@ -56,17 +56,20 @@ static void *looks(void *arg)
 }
 
 static void *frames[64];
-static volatile int frame_count;
+static volatile int frame_count, deep;
 
 static void walks(int sig)
 {
 	(void)sig;
-	frame_count = backtrace(frames, 64);
+	if (deep)
+		frame_count = backtrace(frames, 64);
 }
 
 static __attribute__((noinline)) int waits_deep(int n)
 {
 	char c;
+
+	deep = !n;
 	volatile int r = n ? waits_deep(n - 1) : (int)recv(fds[0], &c, 1, 0);
 
 	__asm__ volatile("" ::: "memory");
@@ -77,6 +80,7 @@ static __attribute__((noinline)) int computes_deep(int n)
 {
 	volatile int r = 0;
 
+	deep = !n;
 	if (n)
 		r = computes_deep(n - 1);
 	else
@@ -113,9 +117,10 @@ static void *computes(void *arg)
 
 static void walk_through(const char *what, void *(*body)(void *), int (*fn)(int))
 {
-	pthread_t t = start(body, NULL);
+	pthread_t t;
 
-	frame_count = 0;
+	frame_count = deep = 0;
+	t = start(body, NULL);
 	for (int i = 0; i < 20 || !frame_count; i++) {
 		ZERO(pthread_kill(t, SIGUSR1));
 		usleep(1000);

@@ -3,9 +3,9 @@
  * ring's completions parks.
  *
  * Reached from liburing's sites and from syscall(2). A ring belongs to the process
- * but for what newer kernels tie to one kernel thread (registered ring descriptors,
- * a single issuer): a fiber changes kernel threads, so these are refused as older
- * kernels refuse them, and programs do without.
+ * but for what newer kernels tie to one kernel thread, which fibers change: that one
+ * thread alone submits is not passed on, and registered ring descriptors are refused
+ * as older kernels refuse them.
  */
 #include <errno.h>
 #include <linux/io_uring.h>
@@ -17,6 +17,8 @@
 
 /* linux/io_uring.h of newer kernels. */
 enum {
+	SETUP_COOP_TASKRUN = 1 << 8,
+	SETUP_TASKRUN_FLAG = 1 << 9,
 	SETUP_SINGLE_ISSUER = 1 << 12,
 	SETUP_DEFER_TASKRUN = 1 << 13,
 	SETUP_REGISTERED_FD_ONLY = 1 << 15,
@@ -53,17 +55,39 @@ long sys_io_uring_enter(struct weft_call *c)
 	return r == -EINTR && !submitted ? r : submitted;
 }
 
+/*
+ * That one thread alone submits, and that completions are delivered when it enters:
+ * both are hints to the kernel, which then holds it against the kernel thread. The
+ * program's word is what it was when the call returns; without the hints all it may
+ * rely on holds.
+ */
+static uint32_t without_hints(uint32_t flags)
+{
+	uint32_t less = flags & ~(uint32_t)(SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN);
+
+	/* The kernel wants the first for the second, and one of two for the flag. */
+	if (flags & SETUP_DEFER_TASKRUN && !(flags & SETUP_SINGLE_ISSUER))
+		return flags;
+	if (flags & SETUP_DEFER_TASKRUN && flags & SETUP_TASKRUN_FLAG)
+		less |= SETUP_COOP_TASKRUN;
+	return less;
+}
+
 long sys_io_uring_setup(struct weft_call *c)
 {
-	const uint32_t *params = (const uint32_t *)ARG2(c);
-	uint32_t flags;
+	uint32_t *word = (uint32_t *)ARG2(c) + PARAMS_FLAGS, flags, less;
+	long r;
 
-	if (weft_load_user(params + PARAMS_FLAGS, &flags))
+	if (weft_load_user(word, &flags))
 		return WEFT_RAW;
-	if (flags &
-		(SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN | SETUP_REGISTERED_FD_ONLY))
+	if (flags & SETUP_REGISTERED_FD_ONLY)
 		return -EINVAL;
-	return WEFT_RAW;
+	less = without_hints(flags);
+	if (less == flags || weft_cas_user(word, &flags, less) != 1)
+		return WEFT_RAW;
+	r = weft_call_plain(c);
+	weft_cas_user(word, &less, flags);
+	return r;
 }
 
 long sys_io_uring_register(struct weft_call *c)

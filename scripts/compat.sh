@@ -61,7 +61,7 @@ sendto|readiness|a datagram socket whose POLLOUT comes to nothing several times:
 sendmsg|readiness|as sendto
 sendmmsg|readiness|message by message
 io_uring_enter|readiness|waiting for one completion; for more, with a time-out or a mask: offloaded
-io_uring_setup||IORING_SETUP_SINGLE_ISSUER, DEFER_TASKRUN: EINVAL, as on older kernels
+io_uring_setup||made without IORING_SETUP_SINGLE_ISSUER and DEFER_TASKRUN, as fibers change kernel threads
 io_uring_register||ring descriptors cannot be registered: EINVAL, as on older kernels
 poll|readiness|up to 16,384 descriptors; more: offloaded
 ppoll|readiness|as poll; the mask is swapped with the wait

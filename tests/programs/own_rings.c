@@ -97,9 +97,9 @@ static void *is_interrupted(void *arg)
 	struct io_uring_cqe *cqe = NULL;
 	int err = io_uring_wait_cqe(arg, &cqe);
 
-	say("interrupted: %s", strerror(-err));
+	/* Not printed here, where the next signal may end the printing. */
 	__atomic_store_n(&interrupted, 1, __ATOMIC_SEQ_CST);
-	return NULL;
+	return (void *)(intptr_t)err;
 }
 
 static void *waits_for_three(void *arg)
@@ -131,7 +131,7 @@ static void ends(void)
 		pthread_kill(t, SIGUSR1);
 		usleep(2000);
 	}
-	finish(t);
+	say("interrupted: %s", strerror(-(int)(intptr_t)finish(t)));
 	say("handled: %s", handled ? "yes" : "no");
 
 	uint64_t t0 = now_ns(CLOCK_MONOTONIC);
@@ -156,6 +156,46 @@ static void ends(void)
 	io_uring_queue_exit(&r);
 }
 
+/* A ring for one thread, which sleeps and waits between what it submits. */
+static void *is_the_only_issuer(void *arg)
+{
+	struct io_uring_params p = {
+		.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN};
+	struct io_uring r;
+	intptr_t sum = 0;
+	int err = io_uring_queue_init_params(8, &r, &p);
+
+	if (err) { /* before Linux 6.1 */
+		CHECK(err == -EINVAL);
+		return (void *)(intptr_t)(2 * 20);
+	}
+	for (int i = 0; i < 20; i++) {
+		for (int k = 0; k < 2; k++) {
+			io_uring_prep_nop(io_uring_get_sqe(&r));
+			CHECK(io_uring_submit(&r) == 1);
+			sched_yield();
+			io_uring_cqe_seen(&r, wait_one(&r));
+			sum++;
+		}
+		usleep(200);
+	}
+	CHECK(p.flags & IORING_SETUP_SINGLE_ISSUER);
+	io_uring_queue_exit(&r);
+	return (char *)sum + (intptr_t)arg;
+}
+
+static void only_issuers(void)
+{
+	pthread_t t[4];
+	intptr_t sum = 0;
+
+	for (int i = 0; i < 4; i++)
+		t[i] = start(is_the_only_issuer, NULL);
+	for (int i = 0; i < 4; i++)
+		sum += (intptr_t)finish(t[i]);
+	say("by their only issuers: %ld", (long)sum);
+}
+
 int main(void)
 {
 	pthread_t reaper[RINGS], writer[RINGS];
@@ -174,6 +214,7 @@ int main(void)
 		usleep(1000);
 	/* All the reapers wait, for nothing that comes by itself. */
 	ends();
+	only_issuers();
 	for (int k = 0; k < RINGS; k++) {
 		submit_read(k, 0);
 		sum += (intptr_t)finish(reaper[k]);

@@ -35,6 +35,8 @@ static void time_left(uint64_t deadline, struct timespec *ret)
 	ret->tv_nsec = (long)(left % 1000000000u);
 }
 
+enum { FEW = 64 }; /* descriptors that fit on any stack */
+
 static long poll_plain(void *arg)
 {
 	struct poll_call *p = arg;
@@ -125,6 +127,35 @@ long weft_io_try_poll(struct pollfd *fds, unsigned n, int timeout_ms)
 	return r || !timeout_ms ? r : WEFT_WOULD_BLOCK;
 }
 
+/*
+ * Until one of several is ready. They are looked at again when the wait ends or is
+ * begun anew, so they are kept: the program's own may have changed, or be gone.
+ */
+static long wait_for_any(const struct pollfd *theirs, unsigned n, uint64_t deadline)
+{
+	struct pollfd few[FEW], *fds = few;
+	const size_t bytes = n * sizeof *fds;
+	bool any = false;
+	long r;
+
+	if (n > FEW) {
+		r = weft_sys_map(bytes, PROT_READ | PROT_WRITE, 0);
+		if (weft_sys_failed(r))
+			return -ENOMEM;
+		fds = (struct pollfd *)r;
+	}
+	r = weft_copy_user(fds, theirs, bytes) ? -EFAULT : 0;
+	for (unsigned i = 0; !r && i < n; i++)
+		any |= fds[i].fd >= 0;
+	if (any)
+		r = weft_io_wait_many(fds, n, deadline, WEFT_REASON_POLL);
+	else if (!r)
+		r = weft_sleep_until(deadline) == WEFT_WAKE_TIMEOUT ? -ETIMEDOUT : -EINTR;
+	if (fds != few)
+		weft_sys_unmap(fds, bytes);
+	return r;
+}
+
 long weft_io_poll(struct pollfd *fds, unsigned n, uint64_t deadline, enum weft_tried how)
 {
 	bool tried = how == WEFT_TRIED_BLOCKS;
@@ -146,17 +177,8 @@ long weft_io_poll(struct pollfd *fds, unsigned n, uint64_t deadline, enum weft_t
 			return poll_one(fds, deadline);
 		if (n > WEFT_POLL_MANY || empty++ == EMPTY_PROMISES)
 			return poll_offloaded(fds, n, deadline);
-		bool any = false;
-
-		for (unsigned i = 0; i < n; i++)
-			any |= fds[i].fd >= 0;
-		if (any)
-			r = weft_io_wait_many(fds, n, deadline, WEFT_REASON_POLL);
-		else if (weft_sleep_until(deadline) == WEFT_WAKE_TIMEOUT)
-			r = -ETIMEDOUT;
-		else
-			r = -EINTR;
-		if (r == -EINTR)
+		r = wait_for_any(fds, n, deadline);
+		if (r == -EINTR || r == -EFAULT || r == -ENOMEM)
 			return r;
 		if (r == -ETIMEDOUT)
 			deadline = 0; /* one last look, or plain 0 */
@@ -195,7 +217,7 @@ static bool in_set(const void *set, int fd)
 	return set && ((const unsigned long *)set)[fd / 64] >> (fd % 64) & 1;
 }
 
-enum { SELECT_WORDS = 16, SELECT_FEW = 64 }; /* FD_SETSIZE; what fits on any stack */
+enum { SELECT_WORDS = 16 }; /* FD_SETSIZE */
 
 /* What a select keeps of its question, and as poll asks it. */
 struct question {
@@ -205,7 +227,7 @@ struct question {
 	void *mapping;
 	size_t mapped;
 	unsigned long few_ask[3][SELECT_WORDS];
-	struct pollfd few_fds[SELECT_FEW];
+	struct pollfd few_fds[FEW];
 };
 
 static short events_of(const struct select_call *s, int fd)
@@ -230,7 +252,7 @@ static bool note_question(const struct select_call *s, struct question *q)
 	q->fds = q->few_fds;
 	for (int k = 0; k < 3; k++)
 		q->ask[k] = q->few_ask[k];
-	if (words > SELECT_WORDS || count > SELECT_FEW) {
+	if (words > SELECT_WORDS || count > FEW) {
 		q->mapped = 3 * words * sizeof **q->ask + count * sizeof *q->fds;
 		p = weft_sys_map(q->mapped, PROT_READ | PROT_WRITE, 0);
 		if (weft_sys_failed(p))

@@ -110,6 +110,8 @@ void weft_signals_publish(struct fiber *f)
 static void receiver_main(void *arg)
 {
 	(void)arg;
+	/* A kick before the first wait stays pending: its sender waits for the answer. */
+	kernel_mask(~BIT(KICK)); /* [receiver-begins] */
 	for (;;) {
 		uint32_t generation = load_seq_cst(&receiver_want);
 		uint64_t closed, wait, mask;

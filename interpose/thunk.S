@@ -168,8 +168,15 @@ weft_native_clone:
 	ret
 1:	.cfi_undefined %rip
 	movq	%r12, %rsp
+	cmpl	$2, weft_bases(%rip)		/* WEFT_BASES_INSTRUCTIONS */
+	jne	2f
 	xorl	%ecx, %ecx
 	wrgsbase %rcx
+	jmp	weft_context_start_clone
+2:	movl	$0x1001, %edi			/* ARCH_SET_GS */
+	leaq	weft_nobody(%rip), %rsi
+	movl	$158, %eax			/* arch_prctl */
+	syscall
 	jmp	weft_context_start_clone
 	.cfi_endproc
 	.size	weft_native_clone, . - weft_native_clone

@@ -40,6 +40,10 @@
 extern char **environ;
 extern void (*weft_activate)(void);
 
+/*
+ * asm/hwcap2.h: the kernel keeps what the FSGSBASE instructions write (Linux 5.9). Without
+ * it they may well work, but the next context switch undoes them.
+ */
 enum { HWCAP2_FSGSBASE = 2 };
 
 /*
@@ -161,11 +165,9 @@ static bool has_shadow_stack(void)
 
 static const char *check_machine(void)
 {
-	if (!(getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE))
-		return "this kernel or CPU has no FSGSBASE instructions (Linux 5.9, AT_HWCAP2)";
 	if (has_shadow_stack())
 		return "shadow stacks are switched on";
-	if (weft_rdgsbase())
+	if (weft_ask_gs())
 		return "the program uses the GS segment for itself";
 	return NULL;
 }
@@ -223,6 +225,8 @@ __attribute__((constructor(101))) static void inspect(void)
 	weft_options_parse(environ, getauxval(AT_SECURE) != 0, &state.options, complain);
 	if (state.options.off)
 		return;
+	if (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE && !state.options.bases_by_calls)
+		weft_bases_use_instructions();
 	weft_real_init();
 	weft_clock_init(getauxval(AT_SYSINFO_EHDR));
 	why = check_machine();

@@ -858,12 +858,10 @@ static const char *check_machine(void)
 	print_note("io_uring", text);
 	if (why != NULL)
 		native = "io_uring cannot be used here";
-	if ((getauxval(AT_HWCAP2) & 2) == 0) {
-		print_note("FSGSBASE", "missing");
-		native = "the CPU or the kernel lacks FSGSBASE";
-	} else {
+	if (getauxval(AT_HWCAP2) & 2)
 		print_note("FSGSBASE", "works");
-	}
+	else
+		print_note("FSGSBASE", "missing: switching fibers takes a system call");
 	if (uname(&un) == 0 && sscanf(un.release, "%u.%u", &major, &minor) == 2) {
 		print_note("kernel", un.release);
 		if (major < 5 || (major == 5 && minor < 15))

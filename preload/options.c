@@ -251,6 +251,11 @@ static bool set_SEED(const char *value, struct weft_options *ret)
 	return true;
 }
 
+static bool set_FSGSBASE(const char *value, struct weft_options *ret)
+{
+	return either(value, "auto", "off", &ret->bases_by_calls);
+}
+
 static bool set_SITES(const char *value, struct weft_options *ret)
 {
 	return either(value, "auto", "decode", &ret->sites_decode);

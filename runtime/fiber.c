@@ -220,11 +220,9 @@ static bool exit_commit(struct fiber *f, void *arg)
 
 	(void)arg;
 	/*
-	 * The thread control block may be unmapped as soon as *clear_tid is 0:
-	 * leave its FS base too, although the scheduler does not use any.
+	 * The thread control block may be unmapped as soon as *clear_tid is 0. FS
+	 * base may go on pointing there: nothing on a carrier reads through it.
 	 */
-	weft_wrfsbase(c->fs_own);
-	c->fs_loaded = c->fs_own;
 	store_relaxed(&f->state, FIBER_EXITED);
 	if (f->vector_area) {
 		weft_vector_area_put(f->vector_area);

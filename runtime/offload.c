@@ -36,8 +36,6 @@ static void helper_loop(void *arg)
 		}
 		store_seq_cst(&f->helper, c);
 		weft_sched_run_fiber(c, f);
-		weft_wrfsbase(c->fs_own);
-		c->fs_loaded = c->fs_own;
 		weft_lock(&idle_lock);
 		c->helper_next = idle;
 		idle = c;

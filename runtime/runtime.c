@@ -104,6 +104,8 @@ int weft_runtime_start(const struct weft_config *config, const char **ret_what)
 	unsigned n;
 	int err;
 
+	/* Threads that are made from here on inherit a GS base that can be read. */
+	weft_wrgsbase(0);
 	rt->config = *config;
 	rt->pid = (int)weft_sys0(SYS_getpid);
 	weft_fiber_ids_start(rt->pid);

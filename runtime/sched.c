@@ -378,22 +378,8 @@ static void watch_backlog(struct carrier *c)
 
 /* ---- the loop ------------------------------------------------------------- */
 
-/*
- * liburing is compiled with the stack protector: it reads its canary through FS.
- * The fiber whose FS base is still loaded may run and end elsewhere while we sleep
- * in there, and its thread control block with it.
- */
-static void leave_fs(struct carrier *c)
-{
-	if (c->fs_loaded == c->fs_own)
-		return;
-	weft_wrfsbase(c->fs_own);
-	c->fs_loaded = c->fs_own;
-}
-
 static void look_outside(struct carrier *c)
 {
-	leave_fs(c);
 	inbox_drain(c, c);
 	sig_inbox_drain(c);
 	if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE)
@@ -432,8 +418,6 @@ void weft_sched_called(struct carrier *c)
 	store_relaxed(&c->called, 0);
 	look_outside(c);
 	weft_engine_evict(c);
-	weft_wrfsbase(f->fs_base);
-	c->fs_loaded = f->fs_base;
 	if (weft_sched_queued(c) && !weft_sched_wake_one(c))
 		weft_monitor_wake();
 }
@@ -461,7 +445,6 @@ static void retire(struct carrier *c)
 	struct carrier *to = somebody_but(c);
 	struct fiber *f;
 
-	leave_fs(c);
 	if (!to || !weft_engine_evict(c)) {
 		fetch_and_seq_cst(&c->odd, ~ODD_RETIRING);
 		return;
@@ -483,7 +466,6 @@ static void idle(struct carrier *c)
 	unsigned pooled = (load_relaxed(&c->odd) & ODD_RETIRED) != 0;
 	uint64_t deadline;
 
-	leave_fs(c);
 	store_seq_cst(&c->sleeping, 1); /* [inbox-sleep] */
 	__atomic_add_fetch(&weft_rt.sleepers, 1 - pooled, __ATOMIC_SEQ_CST);
 	deadline = load_seq_cst(&c->timers.first);

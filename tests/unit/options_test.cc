@@ -51,6 +51,7 @@ void expect_defaults(const weft_options &o)
 	EXPECT_FALSE(o.seed_given);
 	EXPECT_FALSE(o.verbose);
 	EXPECT_FALSE(o.sites_decode);
+	EXPECT_FALSE(o.bases_by_calls);
 	EXPECT_EQ(o.engine, WEFT_OPTION_ENGINE_AUTO);
 	EXPECT_EQ(o.uring_without, 0u);
 	EXPECT_EQ(o.fault_mmap + o.fault_io_uring_setup + o.fault_io_uring_enter +
@@ -89,7 +90,8 @@ TEST(Options, EachOptionIsUnderstood)
 {
 	const Parsed p = parse({"WEFT=on", "WEFT_STATS=exit", "WEFT_CARRIERS=64",
 		"WEFT_STRESS=shuffle,migrate", "WEFT_SEED=18446744073709551615",
-		"WEFT_VERBOSE=1", "WEFT_SITES=decode", "WEFT_ENGINE=epoll",
+		"WEFT_VERBOSE=1", "WEFT_SITES=decode", "WEFT_FSGSBASE=off",
+		"WEFT_ENGINE=epoll",
 		"WEFT_URING=-defer_taskrun,-single_issuer",
 		"WEFT_FAULT=mmap:3,io_uring_enter:1000000000,clone:1"});
 
@@ -104,6 +106,7 @@ TEST(Options, EachOptionIsUnderstood)
 	EXPECT_TRUE(p.opt.seed_given);
 	EXPECT_TRUE(p.opt.verbose);
 	EXPECT_TRUE(p.opt.sites_decode);
+	EXPECT_TRUE(p.opt.bases_by_calls);
 	EXPECT_EQ(p.opt.engine, WEFT_OPTION_ENGINE_EPOLL);
 	EXPECT_EQ(p.opt.uring_without, 3u);
 	EXPECT_EQ(p.opt.fault_mmap, 3u);

@@ -95,30 +95,64 @@ void weft_vector_init(void);
 void weft_vector_save(void *area);
 void weft_vector_restore(const void *area);
 
+/*
+ * FS and GS base. Where the kernel does not keep what the FSGSBASE instructions write
+ * (AT_HWCAP2 says so: before 5.9, or a hypervisor that hides the feature; the next
+ * context switch loses it, also when the instructions themselves work), the bases are
+ * set by system calls, and read back from the first word of what they point at: a
+ * thread control block and a struct carrier both begin with their own address. A GS
+ * base once set is never 0 then: threads inherit their creator's, and those that have
+ * no carrier get weft_nobody, whose first words are 0.
+ */
+enum weft_bases {
+	WEFT_BASES_UNSET,       /* system calls; no GS base has been set so far */
+	WEFT_BASES_CALLS,       /* system calls */
+	WEFT_BASES_INSTRUCTIONS /* FSGSBASE */
+};
+extern int weft_bases; /* (c) enum weft_bases, from the start of the process on */
+void weft_bases_use_instructions(void);
+/* By system calls: v, and weft_nobody for 0. */
+void weft_set_gs_slow(uintptr_t v);
+void weft_set_fs_slow(uintptr_t v);
+/* Asks the kernel: also before anything was set. */
+uintptr_t weft_ask_gs(void);
+
 static inline uintptr_t weft_rdgsbase(void)
 {
 	uintptr_t v;
 
-	__asm__ volatile("rdgsbase %0" : "=r"(v));
+	if (__builtin_expect(weft_bases == WEFT_BASES_INSTRUCTIONS, 1))
+		__asm__ volatile("rdgsbase %0" : "=r"(v));
+	else if (weft_bases == WEFT_BASES_UNSET)
+		return 0;
+	else
+		__asm__ volatile("movq %%gs:%c1, %0" : "=r"(v) : "i"(WEFT_GS_SELF));
 	return v;
 }
 
 static inline void weft_wrgsbase(uintptr_t v)
 {
-	__asm__ volatile("wrgsbase %0" : : "r"(v) : "memory");
+	if (__builtin_expect(weft_bases == WEFT_BASES_INSTRUCTIONS, 1))
+		__asm__ volatile("wrgsbase %0" : : "r"(v) : "memory");
+	else
+		weft_set_gs_slow(v);
 }
 
+/* libc's own: every thread control block begins with its address. */
 static inline uintptr_t weft_rdfsbase(void)
 {
 	uintptr_t v;
 
-	__asm__ volatile("rdfsbase %0" : "=r"(v));
+	__asm__ volatile("movq %%fs:0, %0" : "=r"(v));
 	return v;
 }
 
 static inline void weft_wrfsbase(uintptr_t v)
 {
-	__asm__ volatile("wrfsbase %0" : : "r"(v) : "memory");
+	if (__builtin_expect(weft_bases == WEFT_BASES_INSTRUCTIONS, 1))
+		__asm__ volatile("wrfsbase %0" : : "r"(v) : "memory");
+	else
+		weft_set_fs_slow(v);
 }
 
 static inline uint64_t weft_tsc(void)

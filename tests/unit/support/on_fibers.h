@@ -19,6 +19,7 @@
 
 #include <dirent.h>
 #include <dlfcn.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -152,6 +153,15 @@ inline void prepare_process(uint64_t *ret_mask)
 	OK(sigprocmask(SIG_BLOCK, &all, &was));
 	memcpy(ret_mask, &was, sizeof *ret_mask);
 }
+
+// As preload/init.c does: what the kernel does not keep is not written by instructions.
+inline const bool fsgsbase = [] {
+	bool kept = getauxval(AT_HWCAP2) & 2;
+
+	if (kept)
+		weft_bases_use_instructions();
+	return kept;
+}();
 
 inline int start_runtime(const Config &c, const char **ret_what)
 {

@@ -41,8 +41,8 @@ extern char **environ;
 extern void (*weft_activate)(void);
 
 /*
- * asm/hwcap2.h: the kernel keeps what the FSGSBASE instructions write (Linux 5.9). Without
- * it they may well work, but the next context switch undoes them.
+ * asm/hwcap2.h: the kernel keeps what the FSGSBASE instructions write (Linux 5.9).
+ * Without it they may well work, but the next context switch undoes them.
  */
 enum { HWCAP2_FSGSBASE = 2 };
 

@@ -91,8 +91,7 @@ TEST(Options, EachOptionIsUnderstood)
 	const Parsed p = parse({"WEFT=on", "WEFT_STATS=exit", "WEFT_CARRIERS=64",
 		"WEFT_STRESS=shuffle,migrate", "WEFT_SEED=18446744073709551615",
 		"WEFT_VERBOSE=1", "WEFT_SITES=decode", "WEFT_FSGSBASE=off",
-		"WEFT_ENGINE=epoll",
-		"WEFT_URING=-defer_taskrun,-single_issuer",
+		"WEFT_ENGINE=epoll", "WEFT_URING=-defer_taskrun,-single_issuer",
 		"WEFT_FAULT=mmap:3,io_uring_enter:1000000000,clone:1"});
 
 	EXPECT_TRUE(p.lines.empty()) << p.lines[0];

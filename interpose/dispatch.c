@@ -14,6 +14,7 @@
 
 #include "../runtime/atomic.h"
 #include "../runtime/attributes.h"
+#include "../runtime/bind.h"
 #include "../runtime/futex.h"
 #include "../runtime/signals.h"
 #include "../runtime/sys.h"
@@ -138,6 +139,33 @@ static bool ends_by_signal(long ret, enum weft_delivered d, bool restarts)
 	return d == WEFT_DELIVERED_EINTR || ret == WEFT_RESTART_NEVER || !restarts;
 }
 
+/*
+ * What a fiber with a kernel thread of its own may wait for in the kernel, it does: all
+ * but what meets other fibers, and what swaps masks that only weft knows.
+ */
+static bool waits_in_kernel(const struct weft_call *c, unsigned nr)
+{
+	if (likely(!weft_fiber_is_bound(c->fiber)) ||
+		weft_syscall_class[nr] != WEFT_PARKS)
+		return false;
+	switch (nr) {
+	case SYS_futex:
+	case SYS_nanosleep:
+	case SYS_clock_nanosleep:
+	case SYS_pause:
+	case SYS_rt_sigsuspend:
+	case SYS_rt_sigtimedwait:
+	case SYS_ppoll:
+	case SYS_pselect6:
+	case SYS_epoll_pwait:
+	case SYS_epoll_pwait2:
+	case SYS_io_uring_enter:
+		return false;
+	default:
+		return true;
+	}
+}
+
 static void dispatch_fiber(struct weft_call *c)
 {
 	struct weft_regs *r = c->regs;
@@ -151,7 +179,7 @@ static void dispatch_fiber(struct weft_call *c)
 		enum weft_delivered d;
 		bool interrupted;
 
-		ret = table[nr].fn(c);
+		ret = waits_in_kernel(c, nr) ? weft_call_offload(c) : table[nr].fn(c);
 		if (ret == WEFT_RAW) {
 			weft_fiber_in_weft(c->fiber, false);
 			return;

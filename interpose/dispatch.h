@@ -56,6 +56,10 @@ struct fiber *weft_clock_fiber(int clock, struct fiber *self);
 /* clock_nanosleep on clocks that the ring's timers do not know. */
 long weft_sleep_by_cpu(struct weft_call *c);
 
+/* sys_bind.c: calls that make a fiber have a kernel thread of its own, or WEFT_RAW. */
+long weft_setid_alone(void);
+long weft_prctl_of_thread(const struct weft_call *c);
+
 /* The open calls, of a file that is not weft's own to answer for. */
 long weft_open_file(struct weft_call *c, int dir, const char *path, uint64_t flags);
 

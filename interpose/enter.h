@@ -34,12 +34,13 @@ static inline bool weft_cancel_pending(void)
 
 /*
  * The fiber that calls a front-door function, or NULL: then the call is libc's
- * (not a fiber, not active, a vfork child; or a cancellation to act on, which
- * libc's own code does). Until weft_leave no signal redirects the fiber.
+ * (not a fiber, not active, a vfork child; a fiber whose calls the kernel makes; or a
+ * cancellation to act on, which libc's own code does). Until weft_leave no signal
+ * redirects the fiber.
  */
 static inline struct fiber *weft_enter(void)
 {
-	struct fiber *f = weft_enter_fiber();
+	struct fiber *f = weft_enter_carried();
 
 	if (!f || weft_cancel_pending())
 		return NULL;

@@ -20,6 +20,7 @@
 #include "../runtime/accounting.h"
 #include "../runtime/atomic.h"
 #include "../runtime/attributes.h"
+#include "../runtime/bind.h"
 #include "../runtime/signals.h"
 #include "../runtime/sys.h"
 #include "dispatch.h"
@@ -204,6 +205,8 @@ static long set_name(struct weft_call *c)
 	if (n < 0)
 		return n;
 	weft_fiber_set_name(c->fiber, name);
+	if (weft_fiber_is_bound(c->fiber))
+		return WEFT_RAW;
 	return c->fiber == weft_fiber_main() ? name_process(c, name, (size_t)n) : 0;
 }
 
@@ -218,6 +221,8 @@ long sys_prctl(struct weft_call *c)
 		weft_memcpy((void *)ARG2(c), weft_fiber_name(c->fiber), NAME_SIZE);
 		return 0;
 	case PR_SET_TIMERSLACK:
+		if (weft_fiber_is_bound(c->fiber))
+			return WEFT_RAW;
 		weft_attributes_set_slack(
 			c->fiber, (int64_t)ARG2(c) > 0 ? ARG2(c) : 0 /* the default */);
 		return 0;
@@ -227,9 +232,11 @@ long sys_prctl(struct weft_call *c)
 		*(int **)ARG2(c) = weft_fiber_clear_tid(c->fiber);
 		return 0;
 	case PR_GET_TIMERSLACK:
+		if (weft_fiber_is_bound(c->fiber))
+			return WEFT_RAW;
 		return (long)weft_attributes_slack(c->fiber);
 	default:
-		return WEFT_RAW;
+		return weft_prctl_of_thread(c);
 	}
 }
 
@@ -570,8 +577,22 @@ long sys_sched_yield(struct weft_call *c)
 }
 
 /*
+ * A change that the kernel has agreed to. One that makes f differ from the carriers takes
+ * effect on a kernel thread of its own.
+ */
+static void take_effect(const struct weft_call *c, struct fiber *f, uint32_t what,
+	enum weft_bind_reason why)
+{
+	if (!weft_attributes_matter(f, what))
+		return;
+	weft_fiber_bind_soon(f, why);
+	if (f == c->fiber)
+		weft_fiber_bind_if_due();
+}
+
+/*
  * What the kernel says of this carrier (which checks the arguments), with what is the
- * fiber's own written over it.
+ * fiber's own written over it. A bound fiber's kernel thread knows by itself.
  */
 long sys_sched_get(struct weft_call *c)
 {
@@ -583,6 +604,8 @@ long sys_sched_get(struct weft_call *c)
 
 	if (!f)
 		return WEFT_RAW;
+	if (weft_fiber_kernel_tid(f))
+		return with_first(c, (uint64_t)weft_fiber_kernel_tid(f));
 	if (!weft_attributes_sched(f, &own))
 		return with_first(c, 0);
 	switch (c->regs->rax) {
@@ -616,10 +639,16 @@ long sys_sched_set(struct weft_call *c)
 {
 	struct fiber *f = target(c, (int)ARG1(c));
 	const long args[3] = {0, (long)ARG2(c), (long)ARG3(c)};
+	long r;
 
 	if (!f)
 		return WEFT_RAW;
-	return weft_attributes_ask(f, WEFT_OWN_SCHED, (long)c->regs->rax, args);
+	if (weft_fiber_kernel_tid(f))
+		return with_first(c, (uint64_t)weft_fiber_kernel_tid(f));
+	r = weft_attributes_ask(f, WEFT_OWN_SCHED, (long)c->regs->rax, args);
+	if (r >= 0)
+		take_effect(c, f, WEFT_OWN_SCHED, WEFT_BIND_SCHEDULING);
+	return r;
 }
 
 long sys_sched_getaffinity(struct weft_call *c)
@@ -629,6 +658,8 @@ long sys_sched_getaffinity(struct weft_call *c)
 
 	if (!f)
 		return WEFT_RAW;
+	if (weft_fiber_kernel_tid(f))
+		return with_first(c, (uint64_t)weft_fiber_kernel_tid(f));
 	r = with_first(c, 0);
 	if (r > 0)
 		weft_attributes_affinity(f, (void *)ARG3(c), (size_t)r);
@@ -639,10 +670,16 @@ long sys_sched_setaffinity(struct weft_call *c)
 {
 	struct fiber *f = target(c, (int)ARG1(c));
 	const long args[3] = {0, (long)ARG2(c), (long)ARG3(c)};
+	long r;
 
 	if (!f)
 		return WEFT_RAW;
-	return weft_attributes_ask(f, WEFT_OWN_AFFINITY, (long)c->regs->rax, args);
+	if (weft_fiber_kernel_tid(f))
+		return with_first(c, (uint64_t)weft_fiber_kernel_tid(f));
+	r = weft_attributes_ask(f, WEFT_OWN_AFFINITY, (long)c->regs->rax, args);
+	if (r >= 0)
+		take_effect(c, f, WEFT_OWN_AFFINITY, WEFT_BIND_AFFINITY);
+	return r;
 }
 
 /*
@@ -660,7 +697,12 @@ static long set_group_priority(struct weft_call *c)
 	r = weft_call_plain(c);
 	if (r)
 		return r;
+	if (weft_fiber_is_bound(f))
+		return 0; /* it is the first thread that the kernel has changed */
 	weft_attributes_set_nice(f, (int)ARG3(c));
+	take_effect(c, f, WEFT_OWN_SCHED, WEFT_BIND_SCHEDULING);
+	if (weft_fiber_is_bound(f))
+		return 0;
 	if (was > 0)
 		weft_sys3(SYS_setpriority, PRIO_PROCESS, pid, 20 - was);
 	return 0;
@@ -670,13 +712,19 @@ long sys_setpriority(struct weft_call *c)
 {
 	const long args[3] = {PRIO_PROCESS, 0, (long)ARG3(c)};
 	struct fiber *f;
+	long r;
 
 	if ((int)ARG1(c) == PRIO_PGRP)
 		return set_group_priority(c);
 	f = (int)ARG1(c) == PRIO_PROCESS ? target(c, (int)ARG2(c)) : NULL;
 	if (!f)
 		return WEFT_RAW;
-	return weft_attributes_ask(f, WEFT_OWN_SCHED, SYS_setpriority, args);
+	if (weft_fiber_kernel_tid(f))
+		return with_second(c, (uint64_t)weft_fiber_kernel_tid(f));
+	r = weft_attributes_ask(f, WEFT_OWN_SCHED, SYS_setpriority, args);
+	if (!r)
+		take_effect(c, f, WEFT_OWN_SCHED, WEFT_BIND_SCHEDULING);
+	return r;
 }
 
 long sys_getpriority(struct weft_call *c)
@@ -686,6 +734,8 @@ long sys_getpriority(struct weft_call *c)
 
 	if (!f)
 		return WEFT_RAW;
+	if (weft_fiber_kernel_tid(f))
+		return with_second(c, (uint64_t)weft_fiber_kernel_tid(f));
 	return weft_attributes_sched(f, &own) ? 20 - own.nice : with_second(c, 0);
 }
 
@@ -694,9 +744,16 @@ long sys_ioprio_set(struct weft_call *c)
 	const long args[3] = {IO_WHO_PROCESS, 0, (long)ARG3(c)};
 	struct fiber *f = (int)ARG1(c) == IO_WHO_PROCESS ? target(c, (int)ARG2(c)) : NULL;
 
+	long r;
+
 	if (!f)
 		return WEFT_RAW;
-	return weft_attributes_ask(f, WEFT_OWN_IOPRIO, SYS_ioprio_set, args);
+	if (weft_fiber_kernel_tid(f))
+		return with_second(c, (uint64_t)weft_fiber_kernel_tid(f));
+	r = weft_attributes_ask(f, WEFT_OWN_IOPRIO, SYS_ioprio_set, args);
+	if (!r)
+		take_effect(c, f, WEFT_OWN_IOPRIO, WEFT_BIND_IOPRIO);
+	return r;
 }
 
 long sys_ioprio_get(struct weft_call *c)
@@ -706,5 +763,7 @@ long sys_ioprio_get(struct weft_call *c)
 
 	if (!f)
 		return WEFT_RAW;
+	if (weft_fiber_kernel_tid(f))
+		return with_second(c, (uint64_t)weft_fiber_kernel_tid(f));
 	return weft_attributes_ioprio(f, &own) ? own : with_second(c, 0);
 }

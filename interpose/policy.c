@@ -5,10 +5,16 @@
 
 #include "../runtime/atomic.h"
 #include "../runtime/attributes.h"
+#include "../runtime/bind.h"
 #include "../runtime/sys.h"
 #include "enter.h"
+#include "sites.h"
+
+/* syscall(2) is some 40 bytes long in every glibc, and aligned to 16. */
+enum { SYSCALL_BYTES = 64 };
 
 static uintptr_t libc_from, libc_to;
+static uintptr_t libc_syscall;
 
 void weft_policy_set_libc_text(uintptr_t from, uintptr_t to)
 {
@@ -16,10 +22,24 @@ void weft_policy_set_libc_text(uintptr_t from, uintptr_t to)
 	libc_to = to;
 }
 
-bool weft_policy_wants_fiber(uintptr_t tls)
+void weft_policy_set_libc_syscall(uintptr_t at)
+{
+	libc_syscall = at;
+}
+
+bool weft_policy_by_number(const struct weft_call *c)
+{
+	uintptr_t from = weft_slot_return_address(weft_slot_of(c->regs->raw));
+
+	return libc_syscall && from - libc_syscall < SYSCALL_BYTES;
+}
+
+bool weft_policy_wants_fiber(const struct fiber *creator, uintptr_t tls)
 {
 	uintptr_t start;
 
+	if (weft_fiber_is_bound(creator))
+		return false;
 	if (!weft_libc.start_routine)
 		return true;
 	start = *(const uintptr_t *)(tls + weft_libc.start_routine);

@@ -95,7 +95,7 @@ static long make_fiber(struct weft_call *c, const struct clone_request *q)
 
 static long make_thread(struct weft_call *c, const struct clone_request *q)
 {
-	if (!weft_policy_wants_fiber(q->tls))
+	if (!weft_policy_wants_fiber(c->fiber, q->tls))
 		return make_native(c, q->stack_top);
 	return make_fiber(c, q);
 }
@@ -252,12 +252,14 @@ long sys_rseq(struct weft_call *c)
 /*
  * Credentials are per kernel thread. libc makes this call last, after telling all
  * threads it knows (weft answers ESRCH for fibers); here it is made on every
- * kernel thread of weft's.
+ * kernel thread of weft's. By its number the program makes it for one thread alone.
  */
 long sys_setid(struct weft_call *c)
 {
 	const long args[3] = {(long)ARG1(c), (long)ARG2(c), (long)ARG3(c)};
 
+	if (weft_policy_by_number(c))
+		return weft_setid_alone();
 	return weft_signals_on_all_threads((long)c->regs->rax, args);
 }
 

@@ -182,6 +182,7 @@ static const char *check_dsos(void)
 			state.table[i] = weft_sites_table(&state.dso[i]);
 	}
 	weft_policy_set_libc_text(state.dso[0].text, state.dso[0].text_end);
+	weft_policy_set_libc_syscall((uintptr_t)weft_real_symbol("libc.so", "syscall"));
 	return NULL;
 }
 

@@ -266,7 +266,7 @@ static void write_others(const struct weft_attributes *a)
 		weft_sys3(SYS_ioprio_set, IO_WHO_PROCESS, 0, a->ioprio);
 }
 
-void weft_attributes_apply(struct fiber *f, bool forked)
+static void apply(struct fiber *f, bool forked)
 {
 	struct weft_attributes *a;
 
@@ -282,12 +282,30 @@ void weft_attributes_apply(struct fiber *f, bool forked)
 	weft_unlock(&lock);
 }
 
+/* A bound fiber's are those of the thread it is on. */
+void weft_attributes_apply(struct fiber *f, bool forked)
+{
+	if (likely(!f->bound))
+		apply(f, forked);
+}
+
+void weft_attributes_bound(struct fiber *f)
+{
+	weft_lock(&asking); /* nobody adds to them meanwhile */
+	apply(f, false);
+	weft_attributes_drop(f);
+	store_release(&f->kernel_tid, f->bound->tid); /* [kernel-tid] */
+	weft_unlock(&asking);
+}
+
 /* Carriers are alike, and the receiver is as they were made. */
 void weft_attributes_undo_apply(struct fiber *f)
 {
 	struct weft_sched_attr s = {0};
 	long like = weft_signals_receiver_tid(), n;
 
+	if (unlikely(f->bound != NULL))
+		return;
 	weft_sys2(SYS_prctl, PR_SET_TIMERSLACK, 1);
 	if (likely(!load_acquire(&f->attributes)))
 		return;
@@ -315,7 +333,7 @@ void weft_attributes_apply_vm_child(void)
 	struct fiber *f = c->current;
 	struct weft_attributes *a;
 
-	if (!f || (f->flags & (FIBER_PASS | FIBER_KEEP_PASS)) != FIBER_PASS)
+	if (!f || f->bound || (f->flags & (FIBER_PASS | FIBER_KEEP_PASS)) != FIBER_PASS)
 		return;
 	weft_sys2(SYS_prctl, PR_SET_TIMERSLACK, weft_attributes_slack(f));
 	if (likely(!load_acquire(&f->attributes)))
@@ -333,6 +351,34 @@ void weft_attributes_apply_vm_child(void)
 	if (a)
 		write_others(a);
 	weft_unlock(&lock);
+}
+
+bool weft_attributes_matter(struct fiber *f, uint32_t which)
+{
+	long like = weft_signals_receiver_tid(), n;
+	struct weft_sched_attr theirs = {0}, own;
+	bool differ = false;
+	int prio;
+
+	if (which & WEFT_OWN_SCHED && weft_attributes_sched(f, &own)) {
+		read_sched(like, &theirs);
+		differ = own.policy != theirs.policy || own.nice != theirs.nice ||
+			 own.priority != theirs.priority;
+	}
+	if (which & WEFT_OWN_IOPRIO && weft_attributes_ioprio(f, &prio))
+		differ |= prio != weft_sys2(SYS_ioprio_get, IO_WHO_PROCESS, like);
+	if (!(which & WEFT_OWN_AFFINITY))
+		return differ;
+	weft_lock(&asking);
+	n = weft_sys3(
+		SYS_sched_getaffinity, like, sizeof room.affinity, (long)room.affinity);
+	weft_lock(&lock);
+	if (f->attributes && f->attributes->own & WEFT_OWN_AFFINITY)
+		for (long i = 0; i < n / 8; i++)
+			differ |= room.affinity[i] != f->attributes->affinity[i];
+	weft_unlock(&lock);
+	weft_unlock(&asking);
+	return differ;
 }
 
 /* ---- asking --------------------------------------------------------------- */
@@ -399,6 +445,13 @@ long weft_attributes_ask(struct fiber *f, uint32_t keep, long nr, const long arg
 	long r;
 
 	weft_lock(&asking);
+	if (unlikely(load_acquire(&f->kernel_tid))) { /* [kernel-tid] just now */
+		bool which = nr == SYS_setpriority || nr == SYS_ioprio_set;
+
+		q.args[which] = f->kernel_tid;
+		r = weft_sys3(nr, q.args[0], q.args[1], q.args[2]);
+		goto out;
+	}
 	q.has_sched = weft_attributes_sched(f, &q.sched);
 	r = ask(&q);
 	if (weft_sys_failed(r) || !keep)

@@ -3,8 +3,9 @@
  * affinity, I/O priority, timer slack.
  *
  * A fiber has the attributes of its carrier (all carriers are alike) until the program
- * gives it its own. Those are checked by the kernel, kept, read back and inherited,
- * and change nothing about any carrier: they would change every fiber on it.
+ * gives it its own. Those are checked by the kernel, kept, read back and inherited; when
+ * they differ from the carriers', the fiber is bound to a kernel thread of its own, which
+ * gets them (bind.h).
  */
 #pragma once
 #include <stdbool.h>
@@ -76,6 +77,10 @@ void weft_attributes_inherit(struct fiber *child, struct fiber *parent);
  */
 void weft_attributes_apply(struct fiber *f, bool forked);
 void weft_attributes_undo_apply(struct fiber *f);
+/* f's own become those of the kernel thread that is its own from now on; bind.h. */
+void weft_attributes_bound(struct fiber *f);
+/* Are some of `which` others than the carriers'? */
+bool weft_attributes_matter(struct fiber *f, uint32_t which);
 /* The same for a vfork-like child that is about to execute something. */
 void weft_attributes_apply_vm_child(void);
 void weft_attributes_drop(struct fiber *f);

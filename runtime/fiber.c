@@ -131,6 +131,9 @@ static void reset(struct fiber *f, uintptr_t fs_base)
 	f->creating = 0;
 	f->in_weft = 0;
 	f->helper = NULL;
+	f->bound = NULL;
+	f->kernel_tid = 0;
+	f->bind_due = 0;
 	f->attention = 0;
 	f->interruptible = 0;
 	f->io_carrier = NULL;
@@ -233,6 +236,8 @@ static bool exit_commit(struct fiber *f, void *arg)
 	if (f == weft_rt.main_fiber)
 		store_relaxed(&weft_rt.main_fiber, NULL);
 	weft_count(c, EXITED);
+	if (unlikely(f->flags & FIBER_BOUND))
+		weft_bound_end(f);
 	table_give(f);
 	if (clear_tid) {
 		store_seq_cst(clear_tid, 0);
@@ -250,6 +255,8 @@ void weft_fiber_exit(void)
 		weft_pin_drop(f);
 	if (unlikely(f->proxy))
 		weft_proxy_drop(f);
+	if (unlikely(f->flags & FIBER_BOUND))
+		weft_bound_drop_robust(f);
 	weft_futex_walk_robust(f->robust_head, f->robust_len, f->tid);
 	weft_park(WEFT_REASON_EXIT, exit_commit, NULL);
 	weft_bug("an exited fiber ran");
@@ -279,8 +286,11 @@ struct fiber *weft_fiber_by_tid(int tid)
 	if (tid == weft_rt.pid)
 		return weft_fiber_main();
 	/* libc may just have lent it its proxy's. */
-	if (tid <= WEFT_TID_MIN || tid > WEFT_TID_MAX)
-		return weft_proxy_owner(tid);
+	if (tid <= WEFT_TID_MIN || tid > WEFT_TID_MAX) {
+		struct fiber *owner = weft_proxy_owner(tid);
+
+		return owner ? owner : weft_bound_owner(tid);
+	}
 	uint32_t index = index_of_tid(tid);
 	struct fiber *chunk = load_acquire(&weft_rt.chunk[index / WEFT_FIBER_CHUNK]);
 
@@ -394,6 +404,16 @@ struct fiber *weft_enter_fiber(void)
 		weft_signals_undo_exec();
 	}
 	return f;
+}
+
+struct fiber *weft_enter_carried(void)
+{
+	struct carrier *c = (struct carrier *)weft_rdgsbase();
+	struct fiber *f = c ? c->current : NULL;
+
+	if (likely(!f || !(f->flags & (FIBER_PASS | FIBER_KEEP_PASS | FIBER_BOUND))))
+		return f;
+	return f->flags & FIBER_BOUND ? NULL : weft_enter_fiber();
 }
 
 void weft_fiber_expect_vm_child(struct fiber *f, bool may_outlive)

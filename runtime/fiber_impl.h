@@ -40,6 +40,7 @@ enum {
 	FIBER_PASS = 2,      /* a CLONE_VM child may run in its name: check the tid */
 	FIBER_KEEP_PASS = 4, /* ... and it may outlive this call */
 	FIBER_PINNED = 8,    /* runs on `carrier` only */
+	FIBER_BOUND = 16,    /* runs on `bound` only, which runs nobody else */
 };
 
 enum { WAKE_STATE = 7, WAKE_PARK = 8 };
@@ -85,7 +86,10 @@ struct fiber {
 	uint8_t creating;    /* (o) inside libc's pthread_create */
 	uint8_t interruptible;  /* (o) a signal may end this park */
 	uint8_t accounted;      /* (a) its CPU time is read at every switch */
+	uint8_t bind_due;       /* (a) 0, or an enum weft_bind_reason and 1 */
 	struct carrier *helper; /* (a) stands on this helper's kernel thread */
+	struct carrier *bound;  /* (a) has this one for life; bind.c */
+	int kernel_tid;         /* (a) its id, once that has the fiber's attributes */
 	uint64_t looked;        /* (o) the turn of its last look in vain */
 
 	/* An operation in a ring, or a wait in an epoll set. Owned by its carrier. */
@@ -153,7 +157,7 @@ struct timer_heap {
 	uint64_t first; /* (a) earliest deadline, WEFT_NO_DEADLINE when empty */
 };
 
-enum carrier_kind { CARRIER_FULL, CARRIER_HELPER };
+enum carrier_kind { CARRIER_FULL, CARRIER_HELPER, CARRIER_BOUND };
 
 /* What the monitor thinks of a carrier; see monitor.c. */
 enum {
@@ -192,8 +196,8 @@ struct carrier {
 	size_t signal_stack_size;
 	void (*entry)(void *); /* (c) what its kernel thread runs */
 	unsigned id;
-	enum carrier_kind kind;
-	int tid;            /* kernel thread id */
+	enum carrier_kind kind; /* (a) a full one may become bound */
+	int tid;                /* kernel thread id */
 	unsigned ticks;     /* fibers taken; every so often the carrier looks outside */
 	unsigned yields;    /* yields with nobody to yield to */
 	int odd;            /* (a) ODD_…; 0: does its ordinary work */
@@ -225,6 +229,9 @@ struct carrier {
 	struct carrier *all_next;    /* (c) every helper ever made */
 	int helper_word;
 	struct proxy *proxy; /* (c) whose kernel thread this is */
+	struct fiber
+		*bound; /* (o) of kind BOUND: whose it is; NULL when that one ended */
+	bool over;      /* (a) … and then its kernel thread is gone, or about to */
 } __attribute__((aligned(64)));
 
 #ifndef __cplusplus

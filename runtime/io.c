@@ -12,6 +12,7 @@
 #include "io.h"
 
 #include <errno.h>
+#include <linux/futex.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -202,6 +203,49 @@ static bool op_commit(struct fiber *f, void *arg)
 	return true;
 }
 
+static long poll_in_kernel(struct pollfd *fds, unsigned n, uint64_t deadline)
+{
+	struct timespec left;
+	long r;
+
+	if (deadline != WEFT_NO_DEADLINE) {
+		uint64_t now = weft_now_ns(), ns = deadline > now ? deadline - now : 0;
+
+		left.tv_sec = (time_t)(ns / 1000000000u);
+		left.tv_nsec = (long)(ns % 1000000000u);
+	}
+	r = weft_io_in_kernel(SYS_ppoll, (long)fds, n,
+		deadline == WEFT_NO_DEADLINE ? 0 : (long)&left, 0, 8, 0);
+	return r ? r : -ETIMEDOUT;
+}
+
+/*
+ * A bound fiber's carrier has no ring. Most of its calls do not come here, the kernel
+ * makes them in place; these are the waits of those that swap signal masks.
+ */
+static long wait_bound(struct op *op)
+{
+	struct pollfd p = {op->fd, (short)op->events, 0};
+	struct timespec ts;
+	long r;
+
+	switch (op->kind) {
+	case OP_POLL:
+		r = poll_in_kernel(&p, 1, op->deadline);
+		return r < 0 ? r : p.revents & POLLNVAL ? -EBADF : p.revents;
+	case OP_POLL_MANY:
+		return poll_in_kernel(op->fds, op->count, op->deadline);
+	case OP_FUTEX:
+		ts.tv_sec = (time_t)(op->deadline / 1000000000u);
+		ts.tv_nsec = (long)(op->deadline % 1000000000u);
+		return weft_io_in_kernel(SYS_futex, (long)op->addr, FUTEX_WAIT_BITSET,
+			op->count, op->deadline == WEFT_NO_DEADLINE ? 0 : (long)&ts, 0,
+			op->events);
+	default:
+		weft_bug("a bound fiber waits for a ring");
+	}
+}
+
 /*
  * Parks for op: its result, -ETIMEDOUT or -EINTR. While it waits for one descriptor
  * its number is marked (weft_io_closing); *ret_fd is the number afterwards.
@@ -212,6 +256,9 @@ static long op_wait(struct op *op, enum weft_park_reason reason, int *ret_fd)
 	uint64_t one;
 	enum weft_wake how;
 
+	*ret_fd = op->fd;
+	if (unlikely(f->flags & FIBER_BOUND))
+		return wait_bound(op);
 	if (!op->bits)
 		op->bits = &one;
 	weft_count(weft_carrier_self(), IO_PARKS);
@@ -229,7 +276,6 @@ static long op_wait(struct op *op, enum weft_park_reason reason, int *ret_fd)
 			op->fd = load_seq_cst(&f->io_fd);
 	} while (unlikely(how == WEFT_WAKE_MOVED));
 	f->interruptible = 0;
-	*ret_fd = op->fd;
 	if (op->fd >= 0) {
 		*ret_fd = xchg_seq_cst(&f->io_fd, -1);
 		weft_fd_busy(op->fd, -1);
@@ -258,22 +304,6 @@ static bool engine_refuses(long r)
 			       : r == -EINVAL;
 }
 
-static long poll_on_helper(struct pollfd *fds, unsigned n, uint64_t deadline)
-{
-	struct timespec left;
-	long r;
-
-	if (deadline != WEFT_NO_DEADLINE) {
-		uint64_t now = weft_now_ns(), ns = deadline > now ? deadline - now : 0;
-
-		left.tv_sec = (time_t)(ns / 1000000000u);
-		left.tv_nsec = (long)(ns % 1000000000u);
-	}
-	r = weft_io_in_kernel(SYS_ppoll, (long)fds, n,
-		deadline == WEFT_NO_DEADLINE ? 0 : (long)&left, 0, 8, 0);
-	return r ? r : -ETIMEDOUT;
-}
-
 long weft_io_wait_ready(struct weft_held *h, unsigned events, uint64_t deadline,
 	enum weft_park_reason reason)
 {
@@ -289,7 +319,7 @@ long weft_io_wait_ready(struct weft_held *h, unsigned events, uint64_t deadline,
 	if (unlikely(engine_refuses(r))) {
 		struct pollfd p = {h->fd, (short)events, 0};
 
-		r = poll_on_helper(&p, 1, deadline);
+		r = poll_in_kernel(&p, 1, deadline);
 		if (r > 0)
 			r = p.revents & POLLNVAL ? -EBADF : p.revents;
 	}
@@ -323,7 +353,7 @@ long weft_io_wait_many(
 		r = op_wait(&op, reason, &(int){0});
 		mark_all(fds, n, -1);
 	}
-	return engine_refuses(r) ? poll_on_helper(fds, n, deadline) : r;
+	return engine_refuses(r) ? poll_in_kernel(fds, n, deadline) : r;
 }
 
 long weft_io_ring_recv(struct weft_held *h, void *buf, size_t len)

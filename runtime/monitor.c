@@ -103,6 +103,12 @@ static void look_at(struct carrier *c, struct look *l)
 {
 	int odd = load_seq_cst(&c->odd);
 
+	if (c->kind == CARRIER_BOUND) {
+		weft_sched_rescue(c);
+		l->queued += weft_sched_queued(c);
+		l->waiting |= weft_sched_queued(c) > 0;
+		return;
+	}
 	if (odd & ODD_HELD) {
 		l->held++;
 		l->queued += load_relaxed(&c->sleeping) ? weft_sched_queued(c) : 0;
@@ -131,7 +137,7 @@ static struct carrier *from_pool(void)
 	for (unsigned i = 0; i < weft_rt.carriers; i++) {
 		struct carrier *c = weft_rt.carrier[i];
 
-		if (load_relaxed(&c->odd) & ODD_RETIRED)
+		if (load_relaxed(&c->odd) & ODD_RETIRED && c->kind != CARRIER_BOUND)
 			return c;
 	}
 	return NULL;
@@ -268,6 +274,11 @@ static bool nothing_to_watch(void)
 	for (unsigned i = 0; i < load_acquire(&weft_rt.carriers); i++) {
 		struct carrier *c = weft_rt.carrier[i];
 
+		if (c->kind == CARRIER_BOUND) {
+			if (weft_sched_queued(c) || load_seq_cst(&c->sig_inbox))
+				return false;
+			continue;
+		}
 		if (load_seq_cst(&c->odd) & ODD_HELD) {
 			if (weft_sched_queued(c))
 				return false;

@@ -142,6 +142,9 @@ int weft_proxy_tid(void)
 	 */
 	if (f->flags & FIBER_MAIN)
 		return 0;
+	/* It has one already, which has its list (bind.c). */
+	if (f->bound)
+		return f->bound->tid;
 	f->proxy = take(f);
 	if (!f->proxy)
 		return 0;
@@ -151,12 +154,17 @@ int weft_proxy_tid(void)
 
 bool weft_proxy_has(const struct fiber *f)
 {
-	return f->proxy != NULL;
+	return f->proxy || (f->bound && !(f->flags & FIBER_MAIN));
 }
 
 long weft_proxy_call(long nr, const long args[6])
 {
-	return call(weft_fiber_here()->proxy, nr, args);
+	struct fiber *f = weft_fiber_here();
+
+	if (!f->proxy)
+		return weft_sys6(
+			nr, args[0], args[1], args[2], args[3], args[4], args[5]);
+	return call(f->proxy, nr, args);
 }
 
 /* The fiber ends: what it still holds is marked, and the kernel forgets its list. */

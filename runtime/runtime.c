@@ -285,6 +285,7 @@ void weft_runtime_forget(void)
 	weft_futex_forget();
 	weft_offload_forget();
 	weft_proxy_forget();
+	weft_bound_forget();
 	weft_monitor_forget();
 	weft_signals_forget();
 	weft_thread_timers_forget();

@@ -83,6 +83,8 @@ bool weft_runtime_fd_range(int *ret_low, int *ret_high);
  * belongs to the kernel.
  */
 struct fiber *weft_enter_fiber(void);
+/* The same, but NULL for a fiber with a kernel thread of its own (bind.h). */
+struct fiber *weft_enter_carried(void);
 /* The door it came through: true when vector registers are live (a site). */
 void weft_fiber_set_vector_live(struct fiber *f, bool live);
 /* A vfork-like clone follows: until the parent is seen again, bypass. */

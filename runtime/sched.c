@@ -20,6 +20,7 @@
 #include "engine.h"
 
 #include <errno.h>
+#include <linux/futex.h>
 
 #include "signals.h"
 
@@ -117,11 +118,24 @@ void weft_sched_ready(struct carrier *c, struct fiber *f)
 
 /* ---- from other kernel threads -------------------------------------------- */
 
+static void wake_bound(struct carrier *c)
+{
+	store_seq_cst(&c->helper_word, 1);
+	weft_sys3(SYS_futex, (long)&c->helper_word, FUTEX_WAKE_PRIVATE, 1);
+	/* Its fiber runs, and this is not for that one: somebody has to bring it away. */
+	if (load_seq_cst(&c->current))
+		weft_monitor_wake();
+}
+
 void weft_carrier_wake(struct carrier *c)
 {
 	/* [stuck-post] It will not look: the monitor finds somebody who does. */
 	if (unlikely(load_seq_cst(&c->odd) & ODD_STUCK))
 		weft_monitor_wake();
+	if (unlikely(load_seq_cst(&c->kind) == CARRIER_BOUND)) { /* [bound-post] */
+		wake_bound(c);
+		return;
+	}
 	if (!load_seq_cst(&c->sleeping) || !xchg_seq_cst(&c->sleeping, 0))
 		return;
 	if (c->kind == CARRIER_HELPER)
@@ -159,15 +173,21 @@ static struct carrier *somebody_but(const struct carrier *c)
 }
 
 /* To this carrier, whatever it is at. */
-static void give_to(struct carrier *c, struct fiber *f)
+void weft_sched_give(struct carrier *c, struct fiber *f)
 {
 	store_relaxed(&f->state, FIBER_READY);
 	inbox_push(c, f);
-	weft_carrier_wake(c);
+	/* A bound carrier looks before it sleeps. */
+	if (c != (struct carrier *)weft_rdgsbase() || c->kind != CARRIER_BOUND)
+		weft_carrier_wake(c);
 }
 
 void weft_sched_post(struct carrier *c, struct fiber *f)
 {
+	if (unlikely(f->flags & FIBER_BOUND)) {
+		weft_sched_give(f->bound, f);
+		return;
+	}
 	if (unlikely(f->flags & FIBER_PINNED) && f->carrier)
 		c = f->carrier;
 	if (unlikely(load_relaxed(&c->odd) & ODD_AWAY) && !(f->flags & FIBER_PINNED)) {
@@ -175,7 +195,22 @@ void weft_sched_post(struct carrier *c, struct fiber *f)
 
 		c = other ? other : c;
 	}
-	give_to(c, f);
+	weft_sched_give(c, f);
+}
+
+/* All of it, the oldest first. */
+static struct fiber *inbox_take(struct carrier *c)
+{
+	struct fiber *f = xchg_acq_rel(&c->inbox, NULL), *rev = NULL;
+
+	while (f) {
+		struct fiber *next = f->qnext;
+
+		f->qnext = rev;
+		rev = f;
+		f = next;
+	}
+	return rev;
 }
 
 /* What others gave to `from` becomes ready on c, the calling carrier. */
@@ -183,15 +218,8 @@ static bool inbox_drain(struct carrier *c, struct carrier *from)
 {
 	if (!load_relaxed(&from->inbox))
 		return false;
-	struct fiber *f = xchg_acq_rel(&from->inbox, NULL), *rev = NULL;
+	struct fiber *rev = inbox_take(from);
 
-	while (f) { /* newest first: turn it round */
-		struct fiber *next = f->qnext;
-
-		f->qnext = rev;
-		rev = f;
-		f = next;
-	}
 	while (rev) {
 		struct fiber *next = rev->qnext;
 
@@ -279,7 +307,7 @@ static bool take_over(struct carrier *c, struct carrier *stuck)
 
 	while ((f = runq_pop(&stuck->runq)) || (f = spill_take(stuck))) {
 		if (f->flags & FIBER_PINNED) {
-			give_to(stuck, f);
+			weft_sched_give(stuck, f);
 			break; /* that is what it waits for */
 		}
 		weft_sched_ready(c, f);
@@ -439,15 +467,14 @@ static void back(struct carrier *c)
 	weft_monitor_wake();
 }
 
-/* There is a carrier too many: hands everything over and goes to the pool. */
-static void retire(struct carrier *c)
+bool weft_sched_retire(struct carrier *c)
 {
 	struct carrier *to = somebody_but(c);
 	struct fiber *f;
 
 	if (!to || !weft_engine_evict(c)) {
 		fetch_and_seq_cst(&c->odd, ~ODD_RETIRING);
-		return;
+		return false;
 	}
 	fetch_or_seq_cst(&c->odd, ODD_RETIRED);
 	inbox_drain(c, c);
@@ -457,7 +484,48 @@ static void retire(struct carrier *c)
 	/* It may sleep until a later deadline than those it has now. */
 	weft_carrier_wake(to);
 	fetch_and_seq_cst(&c->odd, ~ODD_RETIRING);
-	weft_count(c, RETIRED);
+	return true;
+}
+
+/* There is a carrier too many: hands everything over and goes to the pool. */
+static void retire(struct carrier *c)
+{
+	if (weft_sched_retire(c))
+		weft_count(c, RETIRED);
+}
+
+/* ---- bound carriers; see bind.c ------------------------------------------- */
+
+struct fiber *weft_sched_take_bound(struct carrier *c)
+{
+	struct fiber *found = NULL;
+
+	sig_inbox_drain(c);
+	if (!load_seq_cst(&c->inbox))
+		return NULL;
+	for (struct fiber *f = inbox_take(c), *next; f; f = next) {
+		next = f->qnext;
+		if (f == c->bound)
+			found = f;
+		else
+			weft_sched_post(c, f);
+	}
+	/* Others' came back: there is nobody to take them just now. */
+	if (load_relaxed(&c->inbox))
+		weft_monitor_wake();
+	return found;
+}
+
+void weft_sched_rescue(struct carrier *c)
+{
+	if (load_seq_cst(&c->sig_inbox))
+		sig_inbox_drain(c);
+	if (!load_seq_cst(&c->inbox))
+		return;
+	for (struct fiber *f = inbox_take(c), *next; f; f = next) {
+		next = f->qnext;
+		weft_sched_post(c, f);
+	}
 }
 
 /* Sleeps until something is posted, a completion arrives or a timer is due. */
@@ -526,6 +594,8 @@ static struct fiber *next_fiber(struct carrier *c)
 {
 	struct fiber *f;
 
+	if (unlikely(c->kind == CARRIER_BOUND))
+		return weft_bound_next(c);
 	if (unlikely(c->held))
 		return wait_for_held(c);
 	if (unlikely(++c->ticks % POLL_EVERY == 0)) {
@@ -575,9 +645,9 @@ static struct fiber *next_fiber(struct carrier *c)
 static bool left_stack(struct carrier *c, struct fiber *f)
 {
 	c->current = NULL;
-	if (unlikely(load_relaxed(&c->odd)))
+	if (unlikely(load_relaxed(&c->odd)) && c->kind != CARRIER_BOUND)
 		back(c);
-	if (unlikely(f->flags & FIBER_PINNED))
+	if (unlikely((f->flags & (FIBER_PINNED | FIBER_BOUND)) == FIBER_PINNED))
 		c->held = f; /* before others may find it: they give it to this carrier */
 	store_relaxed(&f->state, FIBER_PARKED);
 	return c->commit(f, c->commit_arg);
@@ -702,11 +772,15 @@ void weft_unpark(struct fiber *f)
 {
 	struct carrier *c = (struct carrier *)weft_rdgsbase();
 
+	if (unlikely(f->flags & FIBER_BOUND)) {
+		weft_sched_give(f->bound, f);
+		return;
+	}
 	if (unlikely(f->flags & FIBER_PINNED)) {
 		if (c == f->carrier)
 			weft_sched_ready(c, f);
 		else
-			give_to(f->carrier, f);
+			weft_sched_give(f->carrier, f);
 		return;
 	}
 	if (unlikely(f->flags & FIBER_MAIN)) {
@@ -763,6 +837,10 @@ void weft_yield(void)
 {
 	struct carrier *c = weft_carrier_self();
 
+	if (unlikely(c->kind == CARRIER_BOUND)) {
+		weft_sys0(SYS_sched_yield);
+		return;
+	}
 	/*
 	 * Alone here: look outside only now and then, but then let the kernel run
 	 * others too. The one who sets the flag we spin on may be on another

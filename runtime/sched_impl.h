@@ -77,6 +77,21 @@ unsigned weft_sched_queued(const struct carrier *c);
 void weft_runq_init(struct carrier *c);
 void weft_park_finish(struct fiber *f, enum weft_wake how);
 
+void weft_sched_give(struct carrier *c, struct fiber *f); /* to this one alone */
+/* c hands all it has to others, and is given nothing from then on. False: it cannot. */
+bool weft_sched_retire(struct carrier *c);
+/* Of a bound carrier: its fiber, if it was given back; what is others' goes to them. */
+struct fiber *weft_sched_take_bound(struct carrier *c);
+/* From the monitor: what was given to a bound carrier just when it became one. */
+void weft_sched_rescue(struct carrier *c);
+
+/* bind.c */
+struct fiber *weft_bound_next(struct carrier *c);
+void weft_bound_drop_robust(struct fiber *f); /* at its end, still on its stack */
+void weft_bound_end(struct fiber *f);         /* … and when it has left it */
+struct fiber *weft_bound_owner(int tid);      /* whose kernel thread this is */
+void weft_bound_forget(void);
+
 /* fiber.c */
 void weft_fiber_ids_start(int pid);
 struct fiber *weft_fiber_new_main(void);

@@ -33,7 +33,7 @@ void weft_signals_new_thread(struct carrier *c)
 
 static void call_on(struct carrier *c, struct carrier *self)
 {
-	if (c == self || !c)
+	if (c == self || !c || load_acquire(&c->over))
 		return;
 	__atomic_add_fetch(&broadcast.left, 1, __ATOMIC_SEQ_CST);
 	kick(c, KICK);

@@ -9,6 +9,7 @@
 #include <ucontext.h>
 
 #include "futex.h"
+#include "bind.h"
 #include "signals_impl.h"
 
 /* ---- running handlers ----------------------------------------------------- */
@@ -210,6 +211,7 @@ enum weft_delivered weft_signals_deliver(struct weft_regs *regs)
 	struct weft_ksigaction act;
 	int sig;
 
+	weft_fiber_bind_if_due();
 	while (next_signal(f, &act, &sig, info)) {
 		/* The first one decides, as in the kernel. */
 		if (how == WEFT_DELIVERED_NONE)
@@ -304,6 +306,7 @@ __attribute__((used)) struct fiber *weft_signals_async(struct async_frame *frame
 
 	weft_fiber_in_weft(f, true);
 	f->vector_live = 0; /* all of it is in the frame */
+	weft_fiber_bind_if_due();
 	if (sig) {
 		frame->sig = 0;
 		weft_lock(&weft_sig.lock);

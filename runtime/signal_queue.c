@@ -69,7 +69,11 @@ static void interrupt(struct fiber *f)
 	}
 	c = load_seq_cst(&f->helper);
 	if (c) {
-		kick(c, KICK_EINTR);
+		/* A bound fiber that is not inside weft makes calls of its own. */
+		kick(c, load_relaxed(&f->flags) & FIBER_BOUND &&
+					!load_seq_cst(&f->in_weft)
+				? KICK
+				: KICK_EINTR);
 		return;
 	}
 	c = load_seq_cst(&f->io_carrier);
@@ -87,6 +91,12 @@ static void interrupt(struct fiber *f)
 	c = load_relaxed(&f->carrier);
 	if (c && load_relaxed(&c->current) == f)
 		kick(c, KICK);
+}
+
+void weft_signals_nudge(struct fiber *f)
+{
+	store_seq_cst(&f->attention, 1); /* [attention-open] */
+	interrupt(f);
 }
 
 /*

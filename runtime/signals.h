@@ -86,6 +86,8 @@ enum weft_delivered {
 	WEFT_DELIVERED_RESTART, /* the first handler has SA_RESTART */
 	WEFT_DELIVERED_EINTR,   /* … or has not */
 };
+/* Makes f look what is to be done when it leaves weft, and stop waiting for it. */
+void weft_signals_nudge(struct fiber *f);
 /* Something may be deliverable to the calling fiber. */
 bool weft_signals_attention(const struct fiber *f);
 /* Runs the handlers of what is deliverable; regs may be NULL (front door). */

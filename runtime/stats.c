@@ -9,6 +9,7 @@
 
 #include <errno.h>
 
+#include "bind.h"
 #include "engine.h"
 #include "pin.h"
 #include "stack.h"
@@ -111,7 +112,7 @@ static void fibers(struct out *o)
 
 		switch (load_relaxed(&f->state)) {
 		case FIBER_RUNNING:
-			if (load_relaxed(&f->helper))
+			if (load_relaxed(&f->helper) && !load_relaxed(&f->bound))
 				parked[WEFT_REASON_OFFLOAD]++;
 			else
 				running++;
@@ -162,6 +163,19 @@ static void pins(struct out *o)
 		for (unsigned i = 0; i < WEFT_PIN_SLOTS; i++)
 			if (load_relaxed(&s->duration[i]))
 				pair(o, slots[i], load_relaxed(&s->duration[i]));
+		text(o, "\n");
+	}
+}
+
+static void bound(struct out *o)
+{
+	for (unsigned why = 0; why < WEFT_BIND_REASONS; why++) {
+		uint64_t n = weft_bound_count((enum weft_bind_reason)why);
+
+		if (!n)
+			continue;
+		text(o, "weft stats:");
+		pair(o, weft_bind_reason_text((enum weft_bind_reason)why), n);
 		text(o, "\n");
 	}
 }
@@ -236,6 +250,7 @@ static void write_all(struct out *o)
 		text(o, "\n");
 	}
 	pins(o);
+	bound(o);
 	flush(o);
 }
 

@@ -63,6 +63,18 @@ sendmmsg|readiness|message by message
 io_uring_enter|readiness|waiting for one completion; for more, with a time-out or a mask: offloaded
 io_uring_setup||made without IORING_SETUP_SINGLE_ISSUER and DEFER_TASKRUN, as fibers change kernel threads
 io_uring_register||ring descriptors cannot be registered: EINVAL, as on older kernels
+capset||the fiber is bound to a kernel thread of its own, where the call is made; so for the eleven below
+setfsuid||
+setfsgid||
+seccomp||with TSYNC: the kernel's
+landlock_restrict_self||
+unshare||
+setns||
+personality||to ask: the kernel's
+set_mempolicy||
+keyctl||of the thread's keyring, or to another session's; others: the kernel's
+iopl||
+ioperm||
 poll|readiness|up to 16,384 descriptors; more: offloaded
 ppoll|readiness|as poll; the mask is swapped with the wait
 select|readiness|up to 16,384 descriptors; more: offloaded
@@ -88,10 +100,10 @@ gettid||the main thread's is the process id, others are above 4,194,304
 rseq||ENOSYS
 signalfd||a signal for a thread is then pending for the process, if all threads block it
 signalfd4||as signalfd
-prctl||PR_SET_NAME, PR_GET_NAME, PR_SET_TIMERSLACK, PR_GET_TIMERSLACK and PR_GET_TID_ADDRESS are the fiber's; others are the kernel's, made on the carrier
+prctl||PR_SET_NAME, PR_GET_NAME, PR_SET_TIMERSLACK, PR_GET_TIMERSLACK and PR_GET_TID_ADDRESS are the fiber's; what changes privileges or filters of the thread: as capset; others are the kernel's, made on the carrier
 get_robust_list||
 sched_getaffinity||the fiber's own once it was set; else the carrier's, all of which are alike
-sched_setaffinity||checked by the kernel, kept, read back, inherited; without effect on where a fiber runs
+sched_setaffinity||checked by the kernel, kept, read back, inherited; when it differs from what carriers have, the fiber is bound and it takes effect
 sched_getscheduler||as sched_getaffinity
 sched_getparam||as sched_getaffinity
 sched_getattr||as sched_getaffinity

@@ -33,7 +33,7 @@
 #define WEFT_REGS_RAW    104 /* r11 of the thunk: address of its own syscall */
 #define WEFT_REGS_UNUSED 112 /* keeps the stack aligned */
 #define WEFT_REGS_RSP    120 /* the caller's stack pointer */
-#define WEFT_REGS_RIP    128 /* the original address after the syscall */
+#define WEFT_REGS_RIP    128 /* as RAW: where an unwinder goes on, in the thunk */
 #define WEFT_REGS_SIZE   136
 #define WEFT_RED_ZONE    128
 

@@ -47,10 +47,6 @@ enum weft_syscall_kind {
 extern const uint8_t weft_syscall_class[WEFT_SYSCALL_TABLE_SIZE];
 const char *weft_syscall_name(unsigned nr);
 
-/* An absolute time of any clock, as a deadline on CLOCK_MONOTONIC in ns. */
-struct timespec;
-uint64_t weft_deadline_of(int clock, const struct timespec *t);
-
 /* The fiber whose CPU time a clock measures: `self`, another, or NULL for no fiber's. */
 struct fiber *weft_clock_fiber(int clock, struct fiber *self);
 /* clock_nanosleep on clocks that the ring's timers do not know. */

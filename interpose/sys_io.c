@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "../runtime/atomic.h"
+#include "../runtime/deadline.h"
 #include "../runtime/io.h"
 #include "../runtime/signals.h"
 #include "../runtime/sys.h"
@@ -236,19 +237,11 @@ static bool bad_timespec(const struct timespec *t)
 	return t->tv_sec < 0 || (uint64_t)t->tv_nsec >= 1000000000u;
 }
 
-/* now + t, saturating: a time-out of centuries is none. */
-static uint64_t deadline_in(uint64_t sec, uint64_t ns)
-{
-	if (sec > 4000000000u)
-		return WEFT_NO_DEADLINE - 1;
-	return weft_now_ns() + sec * 1000000000u + ns;
-}
-
 /* The deadline of a relative time-out, fixed at the first time round. */
 static uint64_t relative(struct weft_call *c, uint64_t sec, uint64_t ns)
 {
 	if (!c->again)
-		c->deadline = sec || ns ? deadline_in(sec, ns) : 0;
+		c->deadline = sec || ns ? weft_deadline_in(sec, ns) : 0;
 	return c->deadline;
 }
 
@@ -259,21 +252,6 @@ static int left_until(uint64_t deadline, struct timespec *ret)
 	struct timespec ts = {(time_t)(left / 1000000000u), (long)(left % 1000000000u)};
 
 	return weft_copy_user(ret, &ts, sizeof ts);
-}
-
-/* An absolute time of another clock, on CLOCK_MONOTONIC. */
-uint64_t weft_deadline_of(int clock, const struct timespec *t)
-{
-	struct timespec now;
-	int64_t left;
-
-	if (t->tv_sec > 4000000000 * 4)
-		return WEFT_NO_DEADLINE - 1;
-	if (clock == CLOCK_MONOTONIC)
-		return (uint64_t)t->tv_sec * 1000000000u + (uint64_t)t->tv_nsec;
-	weft_clock_get(clock, &now);
-	left = ((int64_t)t->tv_sec - now.tv_sec) * 1000000000 + t->tv_nsec - now.tv_nsec;
-	return weft_now_ns() + (left > 0 ? (uint64_t)left : 0);
 }
 
 static long sleep_until(uint64_t deadline)
@@ -323,7 +301,8 @@ long sys_clock_nanosleep(struct weft_call *c)
 		return sleep_relative(c, t, (void *)ARG4(c));
 	if (bad_timespec(t))
 		return -EINVAL;
-	return sleep_until(weft_deadline_of(clock, t));
+	return sleep_until(
+		weft_deadline_at(clock, (uint64_t)t->tv_sec, (uint64_t)t->tv_nsec));
 }
 
 /* ---- multiplexing --------------------------------------------------------- */

@@ -18,6 +18,7 @@
 
 #include "../runtime/atomic.h"
 #include "../runtime/attributes.h"
+#include "../runtime/deadline.h"
 #include "../runtime/futex.h"
 #include "../runtime/io.h"
 #include "../runtime/signals.h"
@@ -336,6 +337,11 @@ static bool bad_time(const struct timespec *t)
 	return t->tv_sec < 0 || (uint64_t)t->tv_nsec >= 1000000000u;
 }
 
+static uint64_t deadline_at(int clock, const struct timespec *t)
+{
+	return weft_deadline_at(clock, (uint64_t)t->tv_sec, (uint64_t)t->tv_nsec);
+}
+
 /*
  * A wait without FUTEX_PRIVATE_FLAG: libc's pthread_join waits like that for a
  * fiber's id to become 0, and weft is who wakes it. Everything else may be shared
@@ -401,15 +407,14 @@ long sys_futex(struct weft_call *c)
 			return -EINVAL;
 		if (t && cmd == FUTEX_WAIT) {
 			if (!c->again)
-				c->deadline = weft_now_ns() +
-					      (uint64_t)t->tv_sec * 1000000000u +
-					      (uint64_t)t->tv_nsec;
+				c->deadline = weft_deadline_in(
+					(uint64_t)t->tv_sec, (uint64_t)t->tv_nsec);
 			deadline = c->deadline;
 		} else if (t) {
-			deadline = weft_deadline_of(op & FUTEX_CLOCK_REALTIME
-							    ? CLOCK_REALTIME
-							    : CLOCK_MONOTONIC,
-				t);
+			deadline =
+				deadline_at(op & FUTEX_CLOCK_REALTIME ? CLOCK_REALTIME
+								      : CLOCK_MONOTONIC,
+					t);
 		}
 		if (shared)
 			n = wait_shared(c, word, val, bitset, deadline);
@@ -455,7 +460,7 @@ long sys_futex(struct weft_call *c)
 		if (t && bad_time(t))
 			return -EINVAL;
 		if (t)
-			deadline = weft_deadline_of(
+			deadline = deadline_at(
 				cmd == FUTEX_LOCK_PI || op & FUTEX_CLOCK_REALTIME
 					? CLOCK_REALTIME
 					: CLOCK_MONOTONIC,
@@ -594,7 +599,7 @@ long sys_mq_timed(struct weft_call *c)
 			 weft_load_user((const uint32_t *)t + 3, &probe) || bad_time(t)))
 		return weft_call_plain(c);
 	if (t)
-		deadline = weft_deadline_of(CLOCK_REALTIME, t);
+		deadline = deadline_at(CLOCK_REALTIME, t);
 	regs.r8 = (uint64_t)&over;
 	for (;;) {
 		struct pollfd p = {(int)ARG1(c), in ? POLLIN : POLLOUT, 0};
@@ -603,8 +608,12 @@ long sys_mq_timed(struct weft_call *c)
 		if (r != -ETIMEDOUT)
 			return r;
 		r = weft_io_poll(&p, 1, deadline, WEFT_TRIED_BLOCKS);
-		if (r <= 0)
-			return r ? r : -ETIMEDOUT;
+		/* Where the kernel waited for it, it did not hear of a clock that was
+		 * set. */
+		if (!r && !weft_deadline_left(deadline))
+			r = -ETIMEDOUT;
+		if (r < 0)
+			return r;
 	}
 }
 

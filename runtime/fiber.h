@@ -107,7 +107,7 @@ void weft_yield(void);
  * that waits for somebody, and others get the carrier.
  */
 void weft_looked_in_vain(void);
-/* Sleeps until a CLOCK_MONOTONIC time in ns. */
+/* Deadlines are times of CLOCK_MONOTONIC in ns, or of other clocks: deadline.h. */
 enum weft_wake weft_sleep_until(uint64_t deadline_ns);
 
 /* Inside commit: wake the fiber with WEFT_WAKE_TIMEOUT at deadline_ns. */

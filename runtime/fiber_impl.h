@@ -111,7 +111,8 @@ struct fiber {
 	/* Timer. */
 	struct carrier *timer_carrier; /* (heap lock) NULL: not armed */
 	uint32_t timer_index;          /* (heap lock) */
-	uint64_t deadline;
+	uint64_t deadline;             /* (heap lock) on CLOCK_MONOTONIC */
+	uint64_t asked;                /* (heap lock) the same, on the clock asked for */
 
 	struct futex_waiter fw;
 	void *vector_area; /* (o) from the vector pool, NULL until first needed */

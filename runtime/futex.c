@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "deadline.h"
 #include "futex_impl.h"
 
 enum { BUCKETS = 1024, ROBUST_LIMIT = 2048 };
@@ -156,6 +157,8 @@ static long wait_native(struct wait_arg *a, uint32_t bitset, bool shared)
 		.addr = (uintptr_t)a->word, .bitset = bitset, .shared = shared};
 	struct futex_bucket *b = weft_futex_bucket(w.addr);
 	struct timespec ts, *at = NULL;
+	uint64_t ns;
+	int op = FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG;
 	uint32_t now;
 	long r;
 
@@ -170,14 +173,15 @@ static long wait_native(struct wait_arg *a, uint32_t bitset, bool shared)
 	weft_futex_enqueue(b, &w);
 	weft_unlock(&b->lock);
 	if (a->deadline != WEFT_NO_DEADLINE) {
-		ts.tv_sec = (time_t)(a->deadline / 1000000000u);
-		ts.tv_nsec = (long)(a->deadline % 1000000000u);
+		if (weft_deadline_clock(a->deadline, &ns) == CLOCK_REALTIME)
+			op |= FUTEX_CLOCK_REALTIME;
+		ts.tv_sec = (time_t)(ns / 1000000000u);
+		ts.tv_nsec = (long)(ns % 1000000000u);
 		at = &ts;
 	}
 	r = 0;
 	while (!load_acquire(&w.word)) {
-		r = weft_sys6(SYS_futex, (long)&w.word,
-			FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, 0, (long)at, 0,
+		r = weft_sys6(SYS_futex, (long)&w.word, op, 0, (long)at, 0,
 			FUTEX_BITSET_MATCH_ANY);
 		if (r == -ETIMEDOUT || r == -EINTR)
 			break;

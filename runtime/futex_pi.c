@@ -13,6 +13,7 @@
 #include <linux/futex.h>
 #include <time.h>
 
+#include "deadline.h"
 #include "futex_impl.h"
 
 static int own_tid(void)
@@ -143,8 +144,9 @@ static long wait_native(uint32_t *word, uint64_t deadline)
 	struct futex_waiter w = {
 		.addr = (uintptr_t)word, .pi = true, .tid = (int)weft_sys0(SYS_gettid)};
 	struct futex_bucket *b = weft_futex_bucket(w.addr);
-	struct timespec ts = {
-		(time_t)(deadline / 1000000000u), (long)(deadline % 1000000000u)};
+	uint64_t ns;
+	int clock = weft_deadline_clock(deadline, &ns);
+	struct timespec ts = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
 	long r;
 
 	weft_futex_lock(b);
@@ -158,8 +160,9 @@ static long wait_native(uint32_t *word, uint64_t deadline)
 	r = 0;
 	while (!load_acquire(&w.word)) {
 		r = weft_sys6(SYS_futex, (long)&w.word,
-			FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, 0,
-			deadline == WEFT_NO_DEADLINE ? 0 : (long)&ts, 0,
+			FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG |
+				(clock == CLOCK_REALTIME ? FUTEX_CLOCK_REALTIME : 0),
+			0, deadline == WEFT_NO_DEADLINE ? 0 : (long)&ts, 0,
 			FUTEX_BITSET_MATCH_ANY);
 		if (r == -ETIMEDOUT)
 			break;

@@ -17,6 +17,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
+#include "deadline.h"
 #include "engine.h"
 #include "io_impl.h"
 
@@ -209,7 +210,7 @@ static long poll_in_kernel(struct pollfd *fds, unsigned n, uint64_t deadline)
 	long r;
 
 	if (deadline != WEFT_NO_DEADLINE) {
-		uint64_t now = weft_now_ns(), ns = deadline > now ? deadline - now : 0;
+		uint64_t ns = weft_deadline_left(deadline);
 
 		left.tv_sec = (time_t)(ns / 1000000000u);
 		left.tv_nsec = (long)(ns % 1000000000u);
@@ -226,7 +227,9 @@ static long poll_in_kernel(struct pollfd *fds, unsigned n, uint64_t deadline)
 static long wait_bound(struct op *op)
 {
 	struct pollfd p = {op->fd, (short)op->events, 0};
+	int how = FUTEX_WAIT_BITSET;
 	struct timespec ts;
+	uint64_t ns;
 	long r;
 
 	switch (op->kind) {
@@ -236,11 +239,15 @@ static long wait_bound(struct op *op)
 	case OP_POLL_MANY:
 		return poll_in_kernel(op->fds, op->count, op->deadline);
 	case OP_FUTEX:
-		ts.tv_sec = (time_t)(op->deadline / 1000000000u);
-		ts.tv_nsec = (long)(op->deadline % 1000000000u);
-		return weft_io_in_kernel(SYS_futex, (long)op->addr, FUTEX_WAIT_BITSET,
-			op->count, op->deadline == WEFT_NO_DEADLINE ? 0 : (long)&ts, 0,
-			op->events);
+		if (op->deadline == WEFT_NO_DEADLINE)
+			return weft_io_in_kernel(SYS_futex, (long)op->addr,
+				FUTEX_WAIT_BITSET, op->count, 0, 0, op->events);
+		if (weft_deadline_clock(op->deadline, &ns) == CLOCK_REALTIME)
+			how |= FUTEX_CLOCK_REALTIME;
+		ts.tv_sec = (time_t)(ns / 1000000000u);
+		ts.tv_nsec = (long)(ns % 1000000000u);
+		return weft_io_in_kernel(SYS_futex, (long)op->addr, how, op->count,
+			(long)&ts, 0, op->events);
 	default:
 		weft_bug("a bound fiber waits for a ring");
 	}

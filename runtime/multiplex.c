@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "deadline.h"
 #include "io_impl.h"
 #include "signals.h"
 
@@ -29,7 +30,7 @@ struct poll_call {
 
 static void time_left(uint64_t deadline, struct timespec *ret)
 {
-	uint64_t now = weft_now_ns(), left = deadline > now ? deadline - now : 0;
+	uint64_t left = weft_deadline_left(deadline);
 
 	ret->tv_sec = (time_t)(left / 1000000000u);
 	ret->tv_nsec = (long)(left % 1000000000u);

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 
 #include "attributes.h"
+#include "deadline.h"
 #include "engine.h"
 #include "signals.h"
 #include "thread_timers.h"
@@ -287,6 +288,7 @@ void weft_runtime_forget(void)
 	weft_proxy_forget();
 	weft_bound_forget();
 	weft_monitor_forget();
+	weft_clocks_forget();
 	weft_signals_forget();
 	weft_thread_timers_forget();
 	weft_runtime_unlock_all();

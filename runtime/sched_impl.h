@@ -56,6 +56,9 @@ struct carrier *weft_monitor_carrier(void); /* for counters and credentials; or 
 extern int weft_monitor_asleep;             /* (a) [monitor-sleep] */
 void weft_monitor_rouse(void);
 
+/* deadline.c: the kernel thread that listens to clocks, for credentials; or NULL */
+struct carrier *weft_clocks_listener(void);
+
 /* Something happens that the monitor has to look at: from anywhere. */
 static inline void weft_monitor_wake(void)
 {
@@ -112,6 +115,8 @@ void weft_vector_area_put(void *area);
 void weft_timers_init(struct timer_heap *h);
 void weft_timers_free(struct timer_heap *h);
 int weft_timers_run(struct carrier *c, uint64_t now);
+/* Places those anew that move with a clock; are there any? Their carrier is to look. */
+bool weft_timers_clock_set(struct timer_heap *h);
 /*
  * Moves what is armed on `from` to `to`, the calling carrier or one that is woken
  * after; not deadlines of operations in a ring. With `if_stuck` nothing is moved from a

@@ -62,6 +62,7 @@ long weft_signals_on_all_threads(long nr, const long args[3])
 		call_on(c, self);
 	call_on(weft_sig.receiver, self);
 	call_on(weft_monitor_carrier(), self);
+	call_on(weft_clocks_listener(), self);
 	while (load_seq_cst(&broadcast.left))
 		weft_sys0(SYS_sched_yield);
 	weft_unlock(&weft_rt.threads_lock);

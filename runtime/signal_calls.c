@@ -2,6 +2,7 @@
  * signal_calls.c - masks, waiting for signals, alternate stacks: system calls on the
  * calling fiber's own state. Functions return what the kernel returns.
  */
+#include "deadline.h"
 #include "signals_impl.h"
 
 bool weft_signals_attention(const struct fiber *f)
@@ -193,8 +194,8 @@ long weft_sig_timedwait(
 	if (timeout) {
 		if (timeout->tv_sec < 0 || (uint64_t)timeout->tv_nsec >= 1000000000u)
 			return -EINVAL;
-		call.deadline = weft_now_ns() + (uint64_t)timeout->tv_sec * 1000000000u +
-				(uint64_t)timeout->tv_nsec;
+		call.deadline = weft_deadline_in(
+			(uint64_t)timeout->tv_sec, (uint64_t)timeout->tv_nsec);
 	}
 	call.info = buf;
 	weft_signals_publish(f);

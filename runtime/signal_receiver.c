@@ -9,6 +9,7 @@
  */
 #include <linux/futex.h>
 
+#include "deadline.h"
 #include "signals_impl.h"
 #include "thread_timers.h"
 
@@ -135,6 +136,7 @@ static void receiver_main(void *arg)
 			weft_thread_timer_fired(
 				(uint64_t)((siginfo_t *)info)->si_value.sival_ptr,
 				((siginfo_t *)info)->si_overrun);
+		weft_clocks_tell();
 		if (load_seq_cst(&quit))
 			weft_sys1(SYS_exit, 0);
 	}
@@ -150,6 +152,11 @@ bool weft_sig_unpublish(struct fiber *f)
 		count_fiber(~f->sig.published, -1);
 	f->sig.mask = f->sig.published = ~0ull;
 	return update_blocked();
+}
+
+void weft_signals_rouse_receiver(void)
+{
+	kick(weft_sig.receiver, KICK_EINTR);
 }
 
 int weft_signals_receiver_tid(void)

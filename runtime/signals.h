@@ -41,6 +41,8 @@ void weft_signals_stop(void);
 void weft_signals_forget(void);
 /* The kernel thread that takes signals for fibers. */
 int weft_signals_receiver_tid(void);
+/* Lets it look whether there is anything else to do (weft_clocks_tell). */
+void weft_signals_rouse_receiver(void);
 void weft_signals_lock(void);
 void weft_signals_unlock(void);
 void weft_signals_enter_thread(struct carrier *c);

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#include "deadline.h"
 #include "sched_impl.h"
 
 enum { FANOUT = 4, FIRST_ROOM = 512 };
@@ -103,7 +104,9 @@ void weft_timer_arm(struct fiber *f, uint64_t deadline_ns)
 	 */
 	if (unlikely(h->count == h->room) && !grow(h))
 		weft_bug("out of memory while arming a timer");
-	f->deadline = deadline_ns;
+	/* [clock-set] Now: whoever hears later that a clock was set finds it here. */
+	f->asked = deadline_ns;
+	f->deadline = weft_deadline_monotonic(deadline_ns);
 	f->timer_carrier = c;
 	sift_up(h, h->count++, f);
 	publish_first(h);
@@ -165,6 +168,8 @@ unsigned weft_timers_move(struct carrier *from, struct carrier *to, bool if_stuc
 			continue;
 		}
 		store_relaxed(&f->timer_carrier, to);
+		/* Whoever places timers anew may be between the two heaps. */
+		f->deadline = weft_deadline_monotonic(f->asked);
 		sift_up(b, b->count++, f);
 	}
 	if (n) {
@@ -181,6 +186,42 @@ unsigned weft_timers_move(struct carrier *from, struct carrier *to, bool if_stuc
 	return n - left;
 }
 
+bool weft_timers_clock_set(struct timer_heap *h)
+{
+	bool moved = false;
+
+	weft_lock(&h->lock); /* [clock-set] */
+	for (uint32_t i = 0; i < h->count; i++) {
+		struct fiber *f = h->slot[i];
+
+		moved |= weft_deadline_moves(f->asked);
+		f->deadline = weft_deadline_monotonic(f->asked);
+	}
+	if (moved) {
+		for (uint32_t i = (h->count - 1) / FANOUT + 1; i--;)
+			sift_down(h, i, h->slot[i]);
+		publish_first(h);
+	}
+	weft_unlock(&h->lock);
+	return moved;
+}
+
+/*
+ * (heap lock) The first one's time has come on CLOCK_MONOTONIC. On its own clock, too? It
+ * may have been set back just now, and nobody has been told yet.
+ */
+static bool not_yet(struct timer_heap *h)
+{
+	struct fiber *f = h->slot[0];
+
+	if (likely(!weft_deadline_moves(f->asked)) || !weft_deadline_left(f->asked))
+		return false;
+	f->deadline = weft_deadline_monotonic(f->asked);
+	sift_down(h, 0, f);
+	publish_first(h);
+	return true;
+}
+
 /* Fires what is due on c; returns how many. Runs on c's own scheduler. */
 int weft_timers_run(struct carrier *c, uint64_t now)
 {
@@ -194,6 +235,8 @@ int weft_timers_run(struct carrier *c, uint64_t now)
 		bool claimed = false;
 
 		weft_lock(&h->lock);
+		while (h->count && h->slot[0]->deadline <= now && not_yet(h))
+			;
 		if (h->count && h->slot[0]->deadline <= now) {
 			f = h->slot[0];
 			remove_at(h, 0);

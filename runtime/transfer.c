@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 
+#include "deadline.h"
 #include "io_impl.h"
 #include "signals.h"
 
@@ -226,8 +227,7 @@ long weft_io_recvmmsg(
 	if (t) {
 		if (t->tv_sec < 0 || (uint64_t)t->tv_nsec >= 1000000000u)
 			return -EINVAL;
-		deadline = weft_now_ns() + (uint64_t)t->tv_sec * 1000000000u +
-			   (uint64_t)t->tv_nsec;
+		deadline = weft_deadline_in((uint64_t)t->tv_sec, (uint64_t)t->tv_nsec);
 	}
 	/* recvmmsg(2): blocks for each message; the time-out is looked at between. */
 	while (done < n) {

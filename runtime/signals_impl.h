@@ -52,8 +52,10 @@ struct kucontext {
 	uint64_t reserved[8];
 	uint64_t sigmask;
 };
+#ifndef __cplusplus
 _Static_assert(offsetof(struct kucontext, rsp) == 160, "signal.S");
 _Static_assert(offsetof(struct kucontext, sigmask) == 296, "kernel ABI");
+#endif
 
 struct sig_node {
 	struct sig_node *next;

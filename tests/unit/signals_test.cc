@@ -4,6 +4,10 @@
 
 #include <ucontext.h>
 
+extern "C" {
+#include "runtime/signals_impl.h"
+}
+
 namespace
 {
 
@@ -232,6 +236,51 @@ TEST(Signals, TheReceiverFindsSomebodyWhoLetsItIn)
 			return by_tid != 0;
 		});
 		EXPECT_EQ(by_tid, getpid());
+	});
+}
+
+uint64_t pending_for_thread(int tid)
+{
+	char path[64], line[256];
+	unsigned long long set = 0;
+
+	snprintf(path, sizeof path, "/proc/self/task/%d/status", tid);
+	FILE *f = fopen(path, "re");
+	CHECK(f);
+	while (fgets(line, sizeof line, f))
+		sscanf(line, "SigPnd: %llx", &set);
+	fclose(f);
+	return set;
+}
+
+// [receiver-begins] The receiver has looked what is wanted and cannot go on, as the lock
+// is held here; now it is kicked, because the sets change. Its answer would never come if
+// a handler took that kick.
+TEST(Signals, AKickThatMeetsTheReceiversFirstInstructionsIsNotLost)
+{
+	on_runtime({2}, [] {
+		std::atomic<bool> answered{false};
+
+		weft_sig_receiver_stop();
+		weft_lock(&weft_sig.lock);
+		ASSERT_EQ(weft_sig_receiver_new(ALL), 0);
+		ASSERT_EQ(weft_sig_receiver_spawn(), 0);
+		int tid = weft_sig.receiver->tid;
+		until([] { return load_relaxed(&weft_sig.lock.word) == 2; });
+		EXPECT_FALSE(pending_for_thread(tid) & BIT(KICK_EINTR));
+		Native changes([&] {
+			weft_sig_receiver_sync();
+			answered = true;
+		});
+		for (int i = 0; i < 2000 && !(pending_for_thread(tid) & BIT(KICK_EINTR)); i++)
+			weft_sleep_until(in_ms(1));
+		EXPECT_TRUE(pending_for_thread(tid) & BIT(KICK_EINTR)) << "lost";
+		weft_unlock(&weft_sig.lock);
+		for (int i = 0; i < 2000 && !answered; i++)
+			weft_sleep_until(in_ms(1));
+		EXPECT_TRUE(answered);
+		if (!answered) // lets it end
+			weft_signals_rouse_receiver();
 	});
 }
 

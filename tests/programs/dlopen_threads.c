@@ -1,11 +1,14 @@
-/* dlopen and dlclose of a library with thread-local storage while others create and join.
+/*
+ * dlopen and dlclose of a library with thread-local storage while others create and join,
+ * ROUNDS times; then in 1000 threads that were there before it.
  */
 #include "prog.h"
 
 #include <dlfcn.h>
 
-#define ROUNDS 150
+enum { WAITERS = 1000 };
 
+static int rounds = 150;
 static const char *path;
 static volatile bool stop;
 static long created;
@@ -30,7 +33,7 @@ static void *loads(void *arg)
 {
 	long wrong = 0;
 
-	for (int i = 0; i < ROUNDS; i++) {
+	for (int i = 0; i < rounds; i++) {
 		void *lib = dlopen(path, RTLD_NOW);
 		int (*fn)(int);
 
@@ -58,10 +61,11 @@ static void *waits(void *arg)
 
 int main(int argc, char **argv)
 {
-	pthread_t creators[3], loader, waiters[100];
+	pthread_t creators[3], loader, waiters[WAITERS];
 	long wrong = 0;
 
 	path = argc > 1 ? argv[1] : "./libtls_library.so";
+	rounds = argc > 2 ? atoi(argv[2]) : rounds;
 	for (int i = 0; i < 3; i++)
 		creators[i] = start(creates, NULL);
 	loader = start(loads, NULL);
@@ -73,14 +77,14 @@ int main(int argc, char **argv)
 		finish(creators[i]);
 
 	OK(pipe(pipe_fds));
-	for (int i = 0; i < 100; i++)
-		waiters[i] = start(waits, NULL);
+	for (int i = 0; i < WAITERS; i++)
+		waiters[i] = start_small(waits, NULL, 64 << 10);
 	void *lib = dlopen(path, RTLD_NOW);
 	CHECK(lib);
 	add = (int (*)(int))dlsym(lib, "tls_add");
-	for (int i = 0; i < 100; i++)
+	for (int i = 0; i < WAITERS; i++)
 		OK(write(pipe_fds[1], "x", 1));
-	for (int i = 0; i < 100; i++)
+	for (int i = 0; i < WAITERS; i++)
 		wrong += (long)(intptr_t)finish(waiters[i]);
 	say("waiters: %ld wrong", wrong);
 	return 0;

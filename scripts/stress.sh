@@ -9,7 +9,9 @@ usage() {
 usage: scripts/stress.sh [OPTION]...
 
 First a million threads that are joined, and a million detached ones, under weft as it
-comes. Then rounds until the time is over, each with a seed of its own and in the next
+comes; the latter without libc's cache of stacks, and with memory that is overwritten when
+it is freed. Then a library is loaded and unloaded 100000 times while threads come and go.
+Then rounds until the time is over, each with a seed of its own and in the next
 configuration of the tests (default, one carrier, eight, one CPU, forced migration …):
 soak (threads of every kind) and the tests of tests/stress.
 
@@ -21,6 +23,7 @@ of the way to its end) and by weft's statistics at the end (fibers alive).
   --seconds S      how long the rounds go on (180)
   --rounds N       at most so many rounds
   --threads N      of each of the first two (1000000)
+  --loads N        of the library (100000)
   --seed N         of the first round (random); each round adds one
   --config NAME    only this configuration; may be given several times
   --build-dir DIR  use what is built there; build nothing
@@ -34,18 +37,20 @@ END
 seconds=180
 rounds=1000000
 threads=1000000
+loads=100000
 seed=$((RANDOM << 15 | RANDOM))
 configs=()
 build_dir=
 while [ $# -gt 0 ]; do
 	case $1 in
 	-h | --help) usage && exit 0 ;;
-	--seconds | --rounds | --threads | --seed | --config | --build-dir)
+	--seconds | --rounds | --threads | --loads | --seed | --config | --build-dir)
 		[ $# -ge 2 ] || fail "$1 needs a value"
 		case $1 in
 		--seconds) seconds=$2 ;;
 		--rounds) rounds=$2 ;;
 		--threads) threads=$2 ;;
+		--loads) loads=$2 ;;
 		--seed) seed=$2 ;;
 		--config) configs+=("$2") ;;
 		--build-dir) build_dir=$(realpath -- "$2") ;;
@@ -56,7 +61,7 @@ while [ $# -gt 0 ]; do
 	esac
 	shift
 done
-for number in "$seconds" "$rounds" "$threads" "$seed"; do
+for number in "$seconds" "$rounds" "$threads" "$loads" "$seed"; do
 	[[ $number =~ ^[0-9]+$ ]] || fail "'$number' is not a number"
 done
 [ ${#configs[@]} -gt 0 ] ||
@@ -99,7 +104,7 @@ compare() { # LABEL CONFIG LIMIT PROGRAM...
 		--config "$config" --timeout "$limit" -- "$@"
 }
 
-# alive FILE: the last report in it says that the main fiber is alone.
+# alone FILE: the last report in it says that the main fiber is alone.
 alone() {
 	grep -q '^weft stats: fibers created=[0-9]* alive=1 ' <(tail -n 100 "$1" | grep created= | tail -n 1)
 }
@@ -108,7 +113,10 @@ export WEFT_SEED=$seed
 say "seed $seed"
 for kind in join detached; do
 	[ "$threads" -gt 0 ] || break
-	run "$threads threads, $kind" 600 "$tests/confine" --timeout 300 -- env \
+	memory=()
+	[ "$kind" = join ] ||
+		memory=(MALLOC_PERTURB_=165 GLIBC_TUNABLES=glibc.pthread.stack_cache_size=65536)
+	run "$threads threads, $kind" 600 "$tests/confine" --timeout 300 -- env "${memory[@]}" \
 		"LD_PRELOAD=$library" "WEFT_STATS=$work/$kind.stats" "$soak" "$kind" "$threads"
 	if [ ! -s "$work/$kind.stats" ] || ! alone "$work/$kind.stats"; then
 		failures=$((failures + 1))
@@ -119,6 +127,10 @@ for kind in join detached; do
 		say "$threads threads, $kind: $(sed -n 's/^weft stats: fibers //p' "$work/$kind.stats")"
 	fi
 done
+
+[ "$loads" -eq 0 ] ||
+	compare "a library loaded $loads times" default $((60 + loads / 50)) \
+		"$tests/programs/programs/dlopen_threads" "$tests/programs/libtls_library.so" "$loads"
 
 # A test of tests/stress, test by test, each a process of its own.
 stress_test() { # NAME CONFIG

@@ -113,6 +113,9 @@ static void tell_carriers(void)
 	for (unsigned i = 0; i < n; i++)
 		if (weft_timers_clock_set(&weft_rt.carrier[i]->timers))
 			weft_carrier_wake(weft_rt.carrier[i]);
+	for (struct carrier *c = load_acquire(&weft_rt.helpers); c; c = c->all_next)
+		if (c->kind == CARRIER_BOUND && weft_timers_clock_set(&c->timers))
+			weft_carrier_wake(c);
 }
 
 void weft_clocks_tell(void)

@@ -12,8 +12,8 @@
 #include <sys/socket.h>
 
 #include "deadline.h"
-#include "io_impl.h"
 #include "signals.h"
+#include "transfer_impl.h"
 
 enum {
 	REST = 8, /* iovec entries on a small stack; a longer rest takes more rounds */
@@ -52,7 +52,7 @@ int weft_iov_rest(
  * Waits as long as the socket's own time-out says. Such a socket never restarts a
  * call after a signal (net/core/sock.h, sock_intr_errno).
  */
-static long wait_as_told(struct weft_held *file, unsigned events, int option,
+long weft_wait_as_told(struct weft_held *file, unsigned events, int option,
 	uint64_t *deadline, enum weft_park_reason reason)
 {
 	long r;
@@ -68,16 +68,7 @@ static long wait_as_told(struct weft_held *file, unsigned events, int option,
 
 /* ---- incoming ------------------------------------------------------------- */
 
-struct incoming {
-	struct weft_held file;
-	int flags;
-	void *addr, *addrlen; /* recvfrom */
-	struct msghdr *msg;   /* recvmsg */
-	struct iovec iov;     /* recv: what is still to fill */
-	enum weft_tried tried;
-};
-
-static long receive(const struct incoming *in, int extra)
+long weft_receive(const struct incoming *in, int extra)
 {
 	if (in->msg)
 		return weft_sys3(
@@ -88,7 +79,7 @@ static long receive(const struct incoming *in, int extra)
 }
 
 /* A signal ends it, and a socket with a time-out is never asked again. */
-static long receive_in_kernel(const struct incoming *in)
+long weft_receive_in_kernel(const struct incoming *in)
 {
 	long r = in->msg ? weft_io_in_kernel(SYS_recvmsg, in->file.fd, (long)in->msg,
 				   in->flags, 0, 0, 0)
@@ -101,36 +92,25 @@ static long receive_in_kernel(const struct incoming *in)
 	return r;
 }
 
-/*
- * A blocking receive. MSG_WAITALL of a plain buffer is gathered here; with
- * ancillary data, peeking or a low-water mark only the kernel knows when enough has
- * come: that one call is made on a helper thread.
- */
+/* A blocking receive that is content with what is there (else see gather.c). */
 static long receive_blocking(struct incoming *in)
 {
 	unsigned events = in->flags & MSG_OOB ? POLLPRI : POLLIN;
-	bool all = in->flags & MSG_WAITALL,
-	     known_blocking = in->tried == WEFT_TRIED_BLOCKS;
+	bool known_blocking = in->tried == WEFT_TRIED_BLOCKS;
 	uint64_t deadline = 0;
-	size_t got = 0;
+	size_t low;
 	long r;
 
 	if (in->flags & (MSG_DONTWAIT | MSG_ERRQUEUE)) {
-		r = receive(in, 0);
+		r = weft_receive(in, 0);
 		if (r == -EAGAIN)
 			weft_fd_note_again(in->file.fd, events);
 		return r;
 	}
-	if (unlikely(all || weft_fd_low_water(in->file.fd) > 1)) {
-		/* A datagram is all there is, and who must not wait takes what there is.
-		 */
-		bool gathers = !weft_fd_nonblocking(in->file.fd) &&
-			       weft_fd_is_stream(in->file.fd);
-
-		if (gathers && (in->msg || in->flags & MSG_PEEK || !all))
-			return receive_in_kernel(in);
-		all = all && gathers;
-	}
+	low = weft_fd_low_water(in->file.fd);
+	if (unlikely(in->flags & MSG_WAITALL || low > 1) && weft_gathers(in, low) &&
+		!weft_fd_nonblocking(in->file.fd))
+		return weft_gather(in, low);
 	weft_io_pretend_to_block(in->file.fd, events);
 	if (in->tried == WEFT_TRIED_LIKELY && !weft_fd_nonblocking(in->file.fd)) {
 		/* flags are 0: the front door asked for no other kind */
@@ -140,28 +120,20 @@ static long receive_blocking(struct incoming *in)
 			return r;
 	}
 	for (;; in->tried = WEFT_TRIED_NOT) {
-		r = in->tried == WEFT_TRIED_BLOCKS ? -EAGAIN : receive(in, MSG_DONTWAIT);
-		if (r > 0 && all) {
-			got += (size_t)r;
-			in->iov.iov_base = (char *)in->iov.iov_base + r;
-			in->iov.iov_len -= (size_t)r;
-			r = in->iov.iov_len ? -EAGAIN : 0;
-		}
+		r = in->tried == WEFT_TRIED_BLOCKS ? -EAGAIN
+						   : weft_receive(in, MSG_DONTWAIT);
 		if (r == -EAGAIN && !known_blocking) {
 			known_blocking = !weft_fd_nonblocking(in->file.fd);
 			if (!known_blocking)
 				weft_fd_note_again(in->file.fd, events);
 		}
 		if (r != -EAGAIN || !known_blocking)
-			break;
-		r = wait_as_told(
+			return r;
+		r = weft_wait_as_told(
 			&in->file, events, SO_RCVTIMEO, &deadline, WEFT_REASON_READ);
 		if (r < 0)
-			break;
+			return r;
 	}
-	if (got)
-		return (long)got + (r > 0 ? r : 0);
-	return r;
 }
 
 long weft_io_recv(int fd, void *buf, size_t len, int flags, void *addr, void *addrlen,
@@ -266,6 +238,7 @@ struct outgoing {
 	const struct iovec *iov;  /* write on a special file */
 	int count;
 	size_t total, done;
+	size_t before; /* sent of the same call already */
 	enum weft_tried tried;
 };
 
@@ -423,18 +396,24 @@ static long send_blocking(struct outgoing *o)
 				o->done += (size_t)r;
 			break;
 		}
-		r = wait_as_told(
+		r = weft_wait_as_told(
 			&o->file, POLLOUT, o->timeout, &deadline, WEFT_REASON_WRITE);
 		if (r < 0)
 			break;
+		/* With a part on its way, what went wrong is the next call's to tell. */
+		if (o->timeout && r != POLLOUT && (o->done || o->before) &&
+			weft_tcp_error_waits(o->file.fd))
+			break;
 	}
 	weft_held_release(&o->file);
-	if (o->done)
-		return (long)o->done;
-	/* The kernel was told MSG_NOSIGNAL; the fiber gets its SIGPIPE here. */
-	if (r == -EPIPE && !(o->flags & MSG_NOSIGNAL))
+	/*
+	 * The kernel was told MSG_NOSIGNAL; the fiber gets its SIGPIPE here. When a part
+	 * was taken, a socket does not send it, a pipe does (fs/pipe.c).
+	 */
+	if (r == -EPIPE && !(o->flags & MSG_NOSIGNAL) &&
+		!(o->timeout && (o->done || o->before)))
 		weft_signals_raise_pipe();
-	return r;
+	return o->done ? (long)o->done : r;
 }
 
 long weft_io_send(int fd, const void *buf, size_t len, int flags, const void *addr,
@@ -679,8 +658,15 @@ long weft_io_try_send(int fd, const void *buf, size_t len, int flags)
 	if (r < 0)
 		return WEFT_WOULD_BLOCK;
 
-	long more = weft_io_send(fd, (const char *)buf + r, len - (size_t)r, flags, NULL,
-		0, WEFT_TRIED_BLOCKS);
+	struct outgoing o = {.file = {fd, false},
+		.attempt = attempt_send,
+		.flags = flags,
+		.timeout = SO_SNDTIMEO,
+		.buf = (const char *)buf + r,
+		.total = len - (size_t)r,
+		.before = (size_t)r,
+		.tried = WEFT_TRIED_BLOCKS};
+	long more = send_blocking(&o);
 
 	return more > 0 ? r + more : r;
 }

@@ -54,8 +54,8 @@ splice|readiness|as sendfile
 tee|readiness|
 vmsplice|readiness|
 writev|readiness|as write
-recvfrom|readiness|SO_RCVLOWAT above 1, or MSG_WAITALL with MSG_PEEK: offloaded
-recvmsg|readiness|SO_RCVLOWAT above 1, or MSG_WAITALL: offloaded
+recvfrom|readiness|MSG_WAITALL and SO_RCVLOWAT on TCP and UNIX streams, too (with SO_PASSCRED, on TLS or other families: offloaded); MSG_WAITALL with MSG_PEEK on TCP: looked at again every 1 to 16 ms
+recvmsg|readiness|as recvfrom
 recvmmsg|readiness|message by message
 sendto|readiness|a datagram socket whose POLLOUT comes to nothing several times: offloaded
 sendmsg|readiness|as sendto

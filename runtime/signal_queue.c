@@ -56,8 +56,7 @@ void weft_sig_node_put(struct sig_node *n)
 
 /* ---- sending -------------------------------------------------------------- */
 
-/* Makes a parked fiber run, or a running one look. The flag is already set. */
-static void interrupt(struct fiber *f)
+void weft_sig_interrupt(struct fiber *f)
 {
 	struct carrier *c;
 
@@ -202,7 +201,7 @@ long weft_sig_send_fiber(struct fiber *f, int sig, const void *info, bool proces
 		store_seq_cst(&f->attention, 1); /* [attention-open] */
 	weft_unlock(&weft_sig.lock);
 	if (open)
-		interrupt(f);
+		weft_sig_interrupt(f);
 	return r;
 }
 
@@ -256,7 +255,7 @@ void weft_sig_send_any(int sig, const void *info)
 	f = pick_target(sig);
 	if (f) {
 		store_seq_cst(&f->attention, 1);
-		interrupt(f);
+		weft_sig_interrupt(f);
 	}
 }
 

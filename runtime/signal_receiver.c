@@ -121,8 +121,8 @@ static void receiver_main(void *arg)
 
 		weft_lock(&weft_sig.lock);
 		closed = load_seq_cst(&weft_sig.blocked_by_all);
-		wait = weft_sig.handled & ~closed & ~SYNCHRONOUS;
-		mask = (weft_sig.handled & ~SYNCHRONOUS) | closed;
+		wait = (weft_sig.handled & ~closed & ~SYNCHRONOUS) | weft_sig.waited_for;
+		mask = (weft_sig.handled & ~SYNCHRONOUS) | weft_sig.waited_for | closed;
 		weft_unlock(&weft_sig.lock);
 		wait |= BIT(KICK_EINTR);
 		mask = (mask | BIT(KICK_EINTR)) & ~BIT(KICK);
@@ -130,7 +130,8 @@ static void receiver_main(void *arg)
 		store_seq_cst(&receiver_done, generation);
 		weft_sys3(SYS_futex, (long)&receiver_done, FUTEX_WAKE_PRIVATE, INT32_MAX);
 		sig = weft_sys4(SYS_rt_sigtimedwait, (long)&wait, (long)info, 0, 8);
-		if (sig > 0 && sig != KICK_EINTR)
+		if (sig > 0 && sig != KICK_EINTR &&
+			!weft_sig_serve_waiter((int)sig, info))
 			weft_sig_send_any((int)sig, info);
 		if (sig == KICK_EINTR && ((siginfo_t *)info)->si_code == SI_TIMER)
 			weft_thread_timer_fired(

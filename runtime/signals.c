@@ -238,6 +238,7 @@ void weft_signals_forget(void)
 	weft_sig_receiver_forget();
 	weft_sig.active = false;
 	weft_sig_queue_forget();
+	weft_sig_wait_forget();
 	kernel_mask(f->sig.mask);
 }
 

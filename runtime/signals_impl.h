@@ -4,7 +4,8 @@
  *   signals.c           dispositions; beginning and end
  *   signal_queue.c      pending signals: who gets one, sending, taking
  *   signal_receiver.c   the kernel thread that takes signals for fibers
- *   signal_calls.c      masks, waiting for signals, alternate stacks
+ *   signal_calls.c      masks, waiting for a handler, alternate stacks
+ *   signal_wait.c       taking a signal instead (sigwait)
  *   signal_deliver.c    running handlers, as ordinary code of a fiber
  *   signal_entry.c      the kernel's handler on carriers
  *   signal_broadcast.c  calls that every kernel thread has to make
@@ -64,6 +65,15 @@ struct sig_node {
 	unsigned char info[INFO_SIZE] __attribute__((aligned(8)));
 };
 
+/* A fiber that waits for a signal of the process's, on its stack. All (l). */
+struct sig_waiter {
+	struct sig_waiter *next, **at; /* at NULL: it waits no more */
+	struct fiber *fiber;
+	uint64_t want;
+	int sig; /* what it got */
+	unsigned char info[INFO_SIZE] __attribute__((aligned(8)));
+};
+
 /* What weft_signal_trampoline works on; the ucontext must come first. */
 struct async_frame {
 	struct kucontext uc;
@@ -79,6 +89,7 @@ struct signals {
 	struct sig_node *shared_queue; /* (l) process-directed, blocked by all */
 	uint64_t shared_pending;       /* (a) */
 	uint64_t blocked_by_all;       /* (a) */
+	uint64_t waited_for;           /* (l) by fibers, with sigwait and its kind */
 	struct carrier *receiver;      /* (c) */
 	bool active;                   /* (c) */
 };
@@ -103,6 +114,8 @@ long weft_sig_queue(struct fiber *f, int sig, const void *info, bool process);
 struct sig_node *weft_sig_take(struct fiber *f, uint64_t open);
 /* WEFT_SIG_NATIVE: sent to the process, but f does not let it in. */
 long weft_sig_send_fiber(struct fiber *f, int sig, const void *info, bool process);
+/* Makes a parked fiber run, or a running one look. Its attention is already set. */
+void weft_sig_interrupt(struct fiber *f);
 /* To whoever lets it in, main first. */
 void weft_sig_send_any(int sig, const void *info);
 /* At the start, and when the start failed: signals for the first thread are main's. */
@@ -122,6 +135,11 @@ bool weft_sig_unpublish(struct fiber *f);
 
 /* signal_calls.c */
 void weft_sig_set_mask(struct fiber *f, uint64_t mask);
+
+/* signal_wait.c */
+/* A signal of the process's that was taken ends the wait of one who wants it. */
+bool weft_sig_serve_waiter(int sig, const void *info);
+void weft_sig_wait_forget(void);
 
 /* signal_deliver.c */
 /* Where a handler that may use the alternate stack starts on it; 0: it does not. */

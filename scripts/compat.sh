@@ -87,7 +87,7 @@ clock_nanosleep|timer|a fiber's CPU time: looked at again and again; other CPU-t
 futex|table|shared with other processes: in the ring from Linux 6.7, offloaded before; priority inheritance: by weft, in order
 rt_sigsuspend|signal|
 pause|signal|
-rt_sigtimedwait|signal|a signal that is not there yet: offloaded
+rt_sigtimedwait|signal|what comes for the process meanwhile is taken by weft's receiver, one signal for each wait
 clone||CLONE_THREAD makes a fiber; a start routine inside libc stays a kernel thread; without CLONE_THREAD: the kernel's
 clone3||as clone
 fork||the child is an ordinary process until it makes a thread

@@ -81,8 +81,11 @@ long weft_call_offload(const struct weft_call *c)
 			(long)r->r8, (long)r->r9},
 	};
 
-	weft_count_native((unsigned)r->rax);
-	return weft_offload(make_offloaded, &o);
+	long ret = weft_offload_or_again(make_offloaded, &o);
+
+	if (ret != WEFT_RESTART_ALWAYS)
+		weft_count_native((unsigned)r->rax);
+	return ret;
 }
 
 /*

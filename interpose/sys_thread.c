@@ -560,6 +560,29 @@ long sys_waitid(struct weft_call *c)
  * Semaphores: an operation that needs no waiting is made here. Only what would have to
  * wait goes to a helper, as the program wrote it.
  */
+/* It may be put off until there is a thread for it: the time-out goes on. */
+static long wait_for_semaphores(struct weft_call *c)
+{
+	const struct timespec *t = (const void *)ARG4(c);
+	struct weft_regs regs = *c->regs;
+	struct weft_call rest = {.regs = &regs, .fiber = c->fiber};
+	struct timespec left;
+	uint64_t now = weft_now_ns();
+
+	if (regs.rax != SYS_semtimedop || !t || weft_copy_user(&left, t, sizeof left) ||
+		left.tv_sec < 0 || left.tv_sec > 1000000000 || left.tv_nsec < 0 ||
+		left.tv_nsec >= 1000000000)
+		return weft_call_offload(c);
+	if (!c->deadline)
+		c->deadline = now + (uint64_t)left.tv_sec * 1000000000u +
+			      (uint64_t)left.tv_nsec;
+	now = c->deadline > now ? c->deadline - now : 0;
+	left.tv_sec = (time_t)(now / 1000000000u);
+	left.tv_nsec = (long)(now % 1000000000u);
+	regs.r10 = (uint64_t)&left;
+	return now ? weft_call_offload(&rest) : -EAGAIN;
+}
+
 long sys_semop(struct weft_call *c)
 {
 	struct sembuf ops[16], *theirs = (struct sembuf *)ARG2(c);
@@ -579,7 +602,7 @@ long sys_semop(struct weft_call *c)
 	}
 	regs.rsi = (uint64_t)ops;
 	r = weft_call_plain(&now);
-	return r == -EAGAIN ? weft_call_offload(c) : r;
+	return r == -EAGAIN ? wait_for_semaphores(c) : r;
 }
 
 /*

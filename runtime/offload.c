@@ -14,9 +14,14 @@
 #include "io_impl.h"
 #include "signals.h"
 
+/* How long a call waits before it asks again for a thread, when there was none. */
+enum { PAUSE_NS = 10000000 };
+
 static struct weft_lock idle_lock;
 static struct carrier *idle;  /* (idle_lock) linked by helper_next */
 static unsigned helper_count; /* (idle_lock) */
+static unsigned in_place;     /* (a) carriers that block for want of a helper */
+static int said_failure;      /* (a) once per process */
 
 static void helper_loop(void *arg)
 {
@@ -43,11 +48,11 @@ static void helper_loop(void *arg)
 	}
 }
 
-static struct carrier *take_helper(void)
+static struct carrier *take_helper(int *ret_err)
 {
 	struct carrier *c;
 	unsigned id;
-	bool made;
+	int err;
 
 	weft_lock(&idle_lock);
 	c = idle;
@@ -59,17 +64,20 @@ static struct carrier *take_helper(void)
 	if (c)
 		return c;
 	c = weft_carrier_new(1000 + id, CARRIER_HELPER);
-	if (!c)
+	if (!c) {
+		*ret_err = -ENOMEM;
 		return NULL;
+	}
 	weft_lock(&weft_rt.threads_lock);
-	made = !weft_carrier_spawn(c, helper_loop);
-	if (made) {
+	err = weft_carrier_spawn(c, helper_loop);
+	if (!err) {
 		c->all_next = weft_rt.helpers;
 		store_release(&weft_rt.helpers, c);
 	}
 	weft_unlock(&weft_rt.threads_lock);
-	if (!made) {
+	if (err) {
 		weft_carrier_free(c);
+		*ret_err = err;
 		return NULL;
 	}
 	return c;
@@ -93,26 +101,91 @@ static bool back_commit(struct fiber *f, void *arg)
 	return true;
 }
 
-long weft_offload(long (*fn)(void *), void *arg)
+/* On the carrier, which blocks. A signal for the fiber ends the call as on a helper. */
+static long make_in_place(struct fiber *f, long (*fn)(void *), void *arg)
+{
+	long ret;
+
+	store_seq_cst(&f->helper, weft_carrier_self());
+	ret = fn(arg);
+	store_seq_cst(&f->helper, NULL);
+	return ret;
+}
+
+/* Is a carrier left that runs the others, whoever of them ends this call? */
+static bool may_block_carrier(void)
+{
+	unsigned n = __atomic_add_fetch(&in_place, 1, __ATOMIC_SEQ_CST);
+
+	if (n < load_acquire(&weft_rt.carriers))
+		return true;
+	__atomic_fetch_sub(&in_place, 1, __ATOMIC_SEQ_CST);
+	return false;
+}
+
+static void say_failure(int err)
+{
+	char text[21];
+
+	if (xchg_seq_cst(&said_failure, 1))
+		return;
+	weft_log_parts("no kernel thread can be made for a call that only the kernel can"
+		       " wait for (errno ",
+		weft_format_u64(text, (uint64_t)-err),
+		"): such calls block carriers now, or wait for a thread", NULL);
+}
+
+/*
+ * No thread to be had. Then this carrier blocks, and the monitor lets the others take over
+ * what waits here; but not the last one: whoever ends the call may be a fiber. That call
+ * is put off, and looked at again when a helper may have come back.
+ */
+static long make_without(struct fiber *f, int err, long (*fn)(void *), void *arg)
+{
+	long ret;
+
+	say_failure(err);
+	if (!may_block_carrier()) {
+		weft_sleep_until(weft_now_ns() + PAUSE_NS);
+		/* With a signal due the call does not begin, but ends as it would. */
+		return weft_signals_attention(f) ? make_in_place(f, fn, arg)
+						 : WEFT_RESTART_ALWAYS;
+	}
+	weft_count(weft_carrier_self(), IN_PLACE);
+	ret = make_in_place(f, fn, arg);
+	__atomic_fetch_sub(&in_place, 1, __ATOMIC_SEQ_CST);
+	return ret;
+}
+
+long weft_offload_or_again(long (*fn)(void *), void *arg)
 {
 	struct fiber *f = weft_fiber_self();
 	struct carrier *helper;
+	int err = 0;
 	long ret;
 
-	if (!f || f->helper || f->pins)
+	if (!f || f->helper)
 		return fn(arg);
-	helper = take_helper();
-	/*
-	 * No thread to be had: then this carrier blocks. Wrong for the others,
-	 * but the call is right, and it is what every call did before weft.
-	 */
-	if (!helper)
-		return fn(arg);
+	if (f->pins)
+		return make_in_place(f, fn, arg);
+	helper = take_helper(&err);
+	if (unlikely(!helper))
+		return make_without(f, err, fn, arg);
 	weft_count(weft_carrier_self(), OFFLOADS);
 	weft_park(WEFT_REASON_OFFLOAD, go_commit, helper);
 	f->reason = WEFT_REASON_OFFLOAD;
 	ret = fn(arg);
 	weft_park(WEFT_REASON_OFFLOAD, back_commit, NULL);
+	return ret;
+}
+
+long weft_offload(long (*fn)(void *), void *arg)
+{
+	long ret;
+
+	do
+		ret = weft_offload_or_again(fn, arg);
+	while (unlikely(ret == WEFT_RESTART_ALWAYS));
 	return ret;
 }
 
@@ -150,6 +223,7 @@ void weft_offload_forget(void)
 	idle_lock.word = 0;
 	idle = NULL;
 	helper_count = 0;
+	in_place = 0;
 }
 
 void weft_offload_lock(void)

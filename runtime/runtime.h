@@ -105,10 +105,16 @@ bool weft_fiber_in_weft(struct fiber *f, bool in);
 
 /*
  * Runs fn(arg) of the calling fiber on a helper kernel thread that may block, and
- * comes back to a carrier. Returns what fn returned. When no helper can be made, or
- * the caller is no fiber, fn runs where it is and blocks that kernel thread.
+ * comes back to a carrier. Returns what fn returned. When the caller is no fiber, or is
+ * pinned, or no helper can be made and another carrier is left for the others, fn runs
+ * where it is and blocks that kernel thread.
  */
 long weft_offload(long (*fn)(void *arg), void *arg);
+/*
+ * The same; where it would block the last carrier, it returns WEFT_RESTART_ALWAYS a little
+ * later: the call may have become one that need not wait.
+ */
+long weft_offload_or_again(long (*fn)(void *arg), void *arg);
 
 /*
  * The kernel thread id that stands for the calling fiber in locks that processes share,

@@ -127,8 +127,29 @@ TEST(Offload, WithoutAHelperTheAnswerIsStillRight)
 					nullptr);
 				EXPECT_NE(where, weft_sys0(SYS_gettid))
 					<< "the next one works";
+				EXPECT_EQ(counted(WEFT_COUNTER_IN_PLACE), 1u);
+				EXPECT_EQ(counted(WEFT_COUNTER_OFFLOADS), 1u);
 			});
 		});
+}
+
+TEST(Offload, TheLastCarrierDoesNotBlockForWantOfAHelper)
+{
+	on_runtime({1}, [] {
+		Fibers fibers;
+
+		fibers.start([] {
+			long here = weft_sys0(SYS_gettid);
+
+			weft_fault_arm(WEFT_FAULT_CLONE, 1);
+			EXPECT_NE(weft_offload([](void *)
+						       { return weft_sys0(SYS_gettid); },
+					  nullptr),
+				here)
+				<< "it waited until there was one";
+			EXPECT_EQ(counted(WEFT_COUNTER_IN_PLACE), 0u);
+		});
+	});
 }
 
 TEST(Offload, NestedCallsStayOnTheHelper)

@@ -846,7 +846,7 @@ static void complain(const char *line)
  * Prints what the machine offers; the reason to run natively, or NULL. FSGSBASE
  * is bit 1 of AT_HWCAP2 (asm/hwcap2.h).
  */
-static const char *check_machine(void)
+static const char *check_machine(bool *ret_uring)
 {
 	const char *native = NULL, *why;
 	char text[256];
@@ -856,8 +856,7 @@ static const char *check_machine(void)
 	why = try_uring();
 	(void)snprintf(text, sizeof(text), "%s", why != NULL ? why : "works");
 	print_note("io_uring", text);
-	if (why != NULL)
-		native = "io_uring cannot be used here";
+	*ret_uring = why == NULL;
 	if (getauxval(AT_HWCAP2) & 2)
 		print_note("FSGSBASE", "works");
 	else
@@ -882,6 +881,7 @@ static int run_check(const struct weft_elfcheck *elf, const char *library)
 	const char *native;
 	struct weft_options opt;
 	char *preload;
+	bool uring;
 
 	print_note("libweft.so", library != NULL ? library : "not found");
 	if (library != NULL && preloadable(library)) {
@@ -889,7 +889,7 @@ static int run_check(const struct weft_elfcheck *elf, const char *library)
 		print_note("LD_PRELOAD", preload != NULL ? preload : "");
 		free(preload);
 	}
-	native = check_machine();
+	native = check_machine(&uring);
 	fflush(stdout);
 	weft_options_parse(environ, false, &opt, complain);
 	print_settings();
@@ -905,6 +905,8 @@ static int run_check(const struct weft_elfcheck *elf, const char *library)
 			"LD_PRELOAD cannot name"
 			" libweft.so's path",
 			EXIT_CANNOT);
+	if (native == NULL && !uring && opt.engine == WEFT_OPTION_ENGINE_IO_URING)
+		native = "io_uring cannot be used here, and WEFT_ENGINE asks for it";
 	if (native != NULL)
 		return verdict("would run natively: ", native, 0);
 	if (!elf->creates_threads)
@@ -913,6 +915,11 @@ static int run_check(const struct weft_elfcheck *elf, const char *library)
 			" does not create threads (a library it loads"
 			" later may)",
 			0);
+	if (opt.engine == WEFT_OPTION_ENGINE_EPOLL)
+		return verdict("would run on fibers", ", with epoll: WEFT_ENGINE", 0);
+	if (!uring)
+		return verdict("would run on fibers",
+			", with epoll: io_uring cannot be used here", 0);
 	return verdict("would run on fibers", "", 0);
 }
 

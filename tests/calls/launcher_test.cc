@@ -659,21 +659,34 @@ TEST_F(Launcher, CheckSaysWhatWouldHappenAndRunsNothing)
 
 TEST_F(Launcher, CheckTellsWhyUringIsRefused)
 {
-	const std::string native = "would run natively: io_uring cannot be used here";
+	const std::string epoll =
+		"would run on fibers, with epoll: io_uring cannot be used here";
 	const Words args = {"--check", fixture("threads")};
 
 	Result r = weft(args, {}, [] { deny_uring(SECCOMP_RET_ERRNO | EPERM); });
-	EXPECT_EQ(last_line(r.out), native) << r.out;
+	EXPECT_EQ(last_line(r.out), epoll) << r.out;
 	EXPECT_TRUE(contains(r.out, "  io_uring    refused, ")) << r.out;
 
 	r = weft(args, {}, [] { deny_uring(SECCOMP_RET_ERRNO | ENOSYS); });
-	EXPECT_EQ(last_line(r.out), native) << r.out;
+	EXPECT_EQ(last_line(r.out), epoll) << r.out;
 	EXPECT_TRUE(contains(r.out, "(ENOSYS)")) << r.out;
 
 	r = weft(args, {}, [] { deny_uring(SECCOMP_RET_KILL_PROCESS); });
-	EXPECT_EQ(last_line(r.out), native) << r.out;
+	EXPECT_EQ(last_line(r.out), epoll) << r.out;
 	EXPECT_TRUE(contains(r.out, "a seccomp filter kills")) << r.out;
 	EXPECT_EQ(r.status, 0);
+
+	// unless the user wants nothing else; or asks for epoll anyhow
+	r = weft(args, {"WEFT_ENGINE=io_uring"},
+		[] { deny_uring(SECCOMP_RET_ERRNO | EPERM); });
+	EXPECT_EQ(last_line(r.out),
+		"would run natively: io_uring cannot be used here, and WEFT_ENGINE asks"
+		" for it")
+		<< r.out;
+	r = weft(args, {"WEFT_ENGINE=epoll"});
+	EXPECT_EQ(last_line(r.out), "would run on fibers, with epoll: WEFT_ENGINE")
+		<< r.out;
+
 	// and starting a program does not probe
 	EXPECT_EQ(weft({fixture("threads")}, {},
 			  [] { deny_uring(SECCOMP_RET_KILL_PROCESS); })

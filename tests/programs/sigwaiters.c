@@ -1,7 +1,7 @@
 /*
- * Many threads in sigwait, sigwaitinfo and sigtimedwait: a signal for the process ends one
- * wait and no more; what nobody waits for stays pending, for signalfd and exec to find;
- * time-outs, children, timers and queued values are as ever.
+ * Many threads in sigwait, sigwaitinfo and sigtimedwait: a signal for the process ends
+ * one wait and no more; what nobody waits for stays pending, for signalfd and exec to
+ * find; time-outs, children, timers and queued values are as ever.
  */
 #include "sig.h"
 
@@ -191,8 +191,8 @@ static void *waits_all(void *arg)
 
 int main(void)
 {
-	const int some[] = {SIGHUP, SIGTERM, SIGABRT, SIGALRM, SIGURG, SIGWINCH,
-		SIGPIPE, SIGSEGV, SIGRTMAX};
+	const int some[] = {SIGHUP, SIGTERM, SIGABRT, SIGALRM, SIGURG, SIGWINCH, SIGPIPE,
+		SIGSEGV, SIGRTMAX};
 	sigset_t children = set_of(SIGCHLD);
 	struct timespec now = {0, 0};
 	int got, status;

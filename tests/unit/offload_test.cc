@@ -142,9 +142,9 @@ TEST(Offload, TheLastCarrierDoesNotBlockForWantOfAHelper)
 			long here = weft_sys0(SYS_gettid);
 
 			weft_fault_arm(WEFT_FAULT_CLONE, 1);
-			EXPECT_NE(weft_offload([](void *)
-						       { return weft_sys0(SYS_gettid); },
-					  nullptr),
+			EXPECT_NE(
+				weft_offload([](void *) { return weft_sys0(SYS_gettid); },
+					nullptr),
 				here)
 				<< "it waited until there was one";
 			EXPECT_EQ(counted(WEFT_COUNTER_IN_PLACE), 0u);

@@ -71,7 +71,7 @@ static long make_offloaded(void *arg)
 		weft_sys_interruptible(o->attention, o->nr, o->args));
 }
 
-long weft_call_offload(const struct weft_call *c)
+static long offload_with(const struct weft_call *c, long (*how)(long (*)(void *), void *))
 {
 	const struct weft_regs *r = c->regs;
 	struct offloaded o = {
@@ -81,11 +81,21 @@ long weft_call_offload(const struct weft_call *c)
 			(long)r->r8, (long)r->r9},
 	};
 
-	long ret = weft_offload_or_again(make_offloaded, &o);
+	long ret = how(make_offloaded, &o);
 
 	if (ret != WEFT_RESTART_ALWAYS)
 		weft_count_native((unsigned)r->rax);
 	return ret;
+}
+
+long weft_call_offload(const struct weft_call *c)
+{
+	return offload_with(c, weft_offload_or_again);
+}
+
+long weft_call_on_disk(const struct weft_call *c)
+{
+	return offload_with(c, weft_offload_ending);
 }
 
 /*

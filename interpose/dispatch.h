@@ -36,6 +36,8 @@ struct weft_call {
 long weft_call_plain(const struct weft_call *c);
 /* The same on a helper thread; a signal for the fiber ends it with -EINTR. */
 long weft_call_offload(const struct weft_call *c);
+/* The same for what only waits for a disk. */
+long weft_call_on_disk(const struct weft_call *c);
 
 enum weft_syscall_kind {
 	WEFT_PASSES,

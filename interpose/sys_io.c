@@ -159,7 +159,7 @@ static long pread_on(struct weft_call *c, const struct iovec *iov, uint64_t n, i
 	if (current && !flags)
 		return weft_io_read((int)ARG1(c), iov, (int)n, WEFT_TRIED_NOT);
 	if (current || at < 0 || flags & RWF_NOWAIT)
-		return current && !(flags & RWF_NOWAIT) ? weft_call_offload(c)
+		return current && !(flags & RWF_NOWAIT) ? weft_call_on_disk(c)
 							: weft_call_plain(c);
 	return weft_io_pread((int)ARG1(c), iov, (int)n, at, flags);
 }
@@ -172,7 +172,7 @@ static long pwrite_on(struct weft_call *c, const struct iovec *iov, uint64_t n, 
 	if (current && !flags)
 		return weft_io_write((int)ARG1(c), iov, (int)n, WEFT_TRIED_NOT);
 	if (current && !(flags & RWF_NOWAIT))
-		return weft_call_offload(c);
+		return weft_call_on_disk(c);
 	if (at < 0 || flags & RWF_NOWAIT)
 		return weft_signals_after_write(weft_call_plain(c));
 	return weft_io_pwrite((int)ARG1(c), iov, (int)n, at, flags);

@@ -484,7 +484,8 @@ long sys_futex(struct weft_call *c)
 
 long sys_offload(struct weft_call *c)
 {
-	return weft_call_offload(c);
+	return c->regs->rax == SYS_io_getevents ? weft_call_offload(c)
+						: weft_call_on_disk(c);
 }
 
 long sys_native(struct weft_call *c)

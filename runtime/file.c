@@ -32,8 +32,7 @@ static long attempt(int fd, const struct iovec *iov, int n, int64_t at, int flag
 /* Where only a kernel thread can wait. */
 static long in_kernel(int fd, const struct iovec *iov, int n, int64_t at, int flags)
 {
-	return weft_io_in_kernel(
-		SYS_preadv2, fd, (long)iov, n, at, at < 0 ? -1 : 0, flags);
+	return weft_io_on_disk(SYS_preadv2, fd, (long)iov, n, at, at < 0 ? -1 : 0, flags);
 }
 
 /* `at` < 0: at the current position. */
@@ -89,7 +88,7 @@ long weft_file_write(int fd, const struct iovec *iov, int n)
 	long b = n == 1 ? (long)iov->iov_len : n;
 
 	if (weft_io_forced_to_fail() || waits_for_disk(fd, 0))
-		return weft_io_in_kernel(nr, fd, a, b, 0, 0, 0);
+		return weft_io_on_disk(nr, fd, a, b, 0, 0, 0);
 	return weft_signals_after_write(weft_sys3(nr, fd, a, b));
 }
 
@@ -108,7 +107,7 @@ long weft_io_pread(int fd, const struct iovec *iov, int n, int64_t at, int flags
 long weft_io_pwrite(int fd, const struct iovec *iov, int n, int64_t at, int flags)
 {
 	if (weft_io_forced_to_fail() || flags || waits_for_disk(fd, flags))
-		return weft_io_in_kernel(SYS_pwritev2, fd, (long)iov, n, at, 0, flags);
+		return weft_io_on_disk(SYS_pwritev2, fd, (long)iov, n, at, 0, flags);
 	return weft_signals_after_write(
 		weft_sys6(SYS_pwritev, fd, (long)iov, n, at, 0, 0));
 }

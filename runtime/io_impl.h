@@ -93,3 +93,5 @@ long weft_file_write(int fd, const struct iovec *iov, int n);
 
 /* A system call on a helper thread; a signal for the fiber ends it with -EINTR. */
 long weft_io_in_kernel(long nr, long a, long b, long c, long d, long e, long f);
+/* The same for what only waits for a disk, which needs nobody else to get on. */
+long weft_io_on_disk(long nr, long a, long b, long c, long d, long e, long f);

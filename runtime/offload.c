@@ -136,15 +136,20 @@ static void say_failure(int err)
 }
 
 /*
- * No thread to be had. Then this carrier blocks, and the monitor lets the others take over
- * what waits here; but not the last one: whoever ends the call may be a fiber. That call
- * is put off, and looked at again when a helper may have come back.
+ * No thread to be had. Then this carrier blocks, and the monitor lets the others take
+ * over what waits here; but not the last one: whoever ends the call may be a fiber. That
+ * call is put off, and looked at again when a helper may have come back.
  */
-static long make_without(struct fiber *f, int err, long (*fn)(void *), void *arg)
+static long make_without(
+	struct fiber *f, int err, long (*fn)(void *), void *arg, bool ends)
 {
 	long ret;
 
 	say_failure(err);
+	if (ends) {
+		weft_count(weft_carrier_self(), IN_PLACE);
+		return make_in_place(f, fn, arg);
+	}
 	if (!may_block_carrier()) {
 		weft_sleep_until(weft_now_ns() + PAUSE_NS);
 		/* With a signal due the call does not begin, but ends as it would. */
@@ -157,7 +162,8 @@ static long make_without(struct fiber *f, int err, long (*fn)(void *), void *arg
 	return ret;
 }
 
-long weft_offload_or_again(long (*fn)(void *), void *arg)
+/* `ends`: by itself, sooner or later, whatever other fibers do. */
+static long offload(long (*fn)(void *), void *arg, bool ends)
 {
 	struct fiber *f = weft_fiber_self();
 	struct carrier *helper;
@@ -170,7 +176,7 @@ long weft_offload_or_again(long (*fn)(void *), void *arg)
 		return make_in_place(f, fn, arg);
 	helper = take_helper(&err);
 	if (unlikely(!helper))
-		return make_without(f, err, fn, arg);
+		return make_without(f, err, fn, arg, ends);
 	weft_count(weft_carrier_self(), OFFLOADS);
 	weft_park(WEFT_REASON_OFFLOAD, go_commit, helper);
 	f->reason = WEFT_REASON_OFFLOAD;
@@ -179,12 +185,22 @@ long weft_offload_or_again(long (*fn)(void *), void *arg)
 	return ret;
 }
 
+long weft_offload_or_again(long (*fn)(void *), void *arg)
+{
+	return offload(fn, arg, false);
+}
+
+long weft_offload_ending(long (*fn)(void *), void *arg)
+{
+	return offload(fn, arg, true);
+}
+
 long weft_offload(long (*fn)(void *), void *arg)
 {
 	long ret;
 
 	do
-		ret = weft_offload_or_again(fn, arg);
+		ret = offload(fn, arg, false);
 	while (unlikely(ret == WEFT_RESTART_ALWAYS));
 	return ret;
 }
@@ -204,17 +220,27 @@ static long make_kernel_call(void *arg)
 			     : weft_sys6(k->nr, a[0], a[1], a[2], a[3], a[4], a[5]));
 }
 
-long weft_io_in_kernel(long nr, long a, long b, long c, long d, long e, long f)
+static long in_kernel(struct kernel_call *k, long (*how)(long (*)(void *), void *))
 {
 	struct fiber *self = weft_fiber_self();
-	struct kernel_call k = {
-		.attention = self ? weft_signals_attention_word(self) : NULL,
-		.nr = nr,
-		.args = {a, b, c, d, e, f},
-	};
 
-	weft_count_native((unsigned)nr);
-	return weft_offload(make_kernel_call, &k);
+	k->attention = self ? weft_signals_attention_word(self) : NULL;
+	weft_count_native((unsigned)k->nr);
+	return how(make_kernel_call, k);
+}
+
+long weft_io_in_kernel(long nr, long a, long b, long c, long d, long e, long f)
+{
+	struct kernel_call k = {.nr = nr, .args = {a, b, c, d, e, f}};
+
+	return in_kernel(&k, weft_offload);
+}
+
+long weft_io_on_disk(long nr, long a, long b, long c, long d, long e, long f)
+{
+	struct kernel_call k = {.nr = nr, .args = {a, b, c, d, e, f}};
+
+	return in_kernel(&k, weft_offload_ending);
 }
 
 /* In a fork child: the helpers did not come along. */

@@ -111,10 +111,12 @@ bool weft_fiber_in_weft(struct fiber *f, bool in);
  */
 long weft_offload(long (*fn)(void *arg), void *arg);
 /*
- * The same; where it would block the last carrier, it returns WEFT_RESTART_ALWAYS a little
- * later: the call may have become one that need not wait.
+ * The same; where it would block the last carrier, it returns WEFT_RESTART_ALWAYS a
+ * little later: the call may have become one that need not wait.
  */
 long weft_offload_or_again(long (*fn)(void *arg), void *arg);
+/* … and for what ends by itself: then it may as well block the last carrier. */
+long weft_offload_ending(long (*fn)(void *arg), void *arg);
 
 /*
  * The kernel thread id that stands for the calling fiber in locks that processes share,

@@ -3,9 +3,9 @@
  * handled.
  *
  * A signal for the process that everybody blocks stays in the kernel, where signalfd,
- * exec and sigpending find it, until somebody asks for it. So the receiver takes what some
- * fiber waits for, and no more: one signal ends one wait, and before the call of the fiber
- * returns the receiver has stopped looking for what only that one wanted.
+ * exec and sigpending find it, until somebody asks for it. So the receiver takes what
+ * some fiber waits for, and no more: one signal ends one wait, and before the call of the
+ * fiber returns the receiver has stopped looking for what only that one wanted.
  */
 #include "signals_impl.h"
 

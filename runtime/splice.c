@@ -141,7 +141,7 @@ static long send_file(struct end *out, int in, int64_t *off, size_t count)
 					  (long)chunk),
 				chunk);
 		else
-			r = weft_io_in_kernel(SYS_sendfile, out->file.fd, in, (long)off,
+			r = weft_io_on_disk(SYS_sendfile, out->file.fd, in, (long)off,
 				(long)chunk, 0, 0);
 		if (r <= 0)
 			break;
@@ -204,9 +204,9 @@ static long splice_once(struct splicing *s)
 	if (s->in.kind == END_FILE) {
 		len = len < MOST_AT_ONCE ? len : MOST_AT_ONCE;
 		if (!in_memory(s->in.file.fd, s->off_in, len))
-			return weft_io_in_kernel(SYS_splice, s->in.file.fd,
-				(long)s->off_in, s->out.file.fd, (long)s->off_out,
-				(long)len, s->flags | SPLICE_F_NONBLOCK);
+			return weft_io_on_disk(SYS_splice, s->in.file.fd, (long)s->off_in,
+				s->out.file.fd, (long)s->off_out, (long)len,
+				s->flags | SPLICE_F_NONBLOCK);
 	}
 	return after(weft_sys6(SYS_splice, s->in.file.fd, (long)s->off_in, s->out.file.fd,
 			     (long)s->off_out, (long)len, s->flags | SPLICE_F_NONBLOCK),

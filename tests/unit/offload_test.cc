@@ -101,9 +101,10 @@ TEST(Offload, ManyBlockAtOnceAndTheOthersRunOn)
 
 		/* The next ones take the helpers that are there. */
 		size_t before = names_in("/proc/self/task").size();
-		for (int i = 0; i < 200; i++)
-			fibers.start(
-				[] { weft_offload([](void *) { return 0l; }, nullptr); });
+		fibers.start([] {
+			for (int i = 0; i < 200; i++)
+				weft_offload([](void *) { return 0l; }, nullptr);
+		});
 		fibers.join();
 		EXPECT_EQ(names_in("/proc/self/task").size(), before);
 	});

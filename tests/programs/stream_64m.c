@@ -1,9 +1,11 @@
 /*
- * 64 MiB in total through each kind of transfer, with a reader that takes odd amounts and
- * pauses: every blocking write must be whole, every byte in its place.
+ * 64 MiB through all kinds of transfer together, or through each ("each"), with a reader
+ * that takes odd amounts and pauses: every blocking write must be whole, every byte in its
+ * place.
  */
 #include "prog.h"
 
+#include <sys/sendfile.h>
 #include <sys/uio.h>
 
 #define CHUNK (1 << 20)
@@ -12,6 +14,7 @@ struct job {
 	const char *name;
 	int (*send)(int fd, unsigned char *data, size_t len);
 	int kind; /* 0 TCP, 1 UNIX, 2 pipe */
+	bool stdio;
 	int fds[2];
 	size_t total;
 	uint64_t sum, got;
@@ -63,6 +66,37 @@ static int by_sendmsg(int fd, unsigned char *data, size_t len)
 	return sendmsg(fd, &msg, MSG_NOSIGNAL) == (ssize_t)len;
 }
 
+static int by_sendfile(int fd, unsigned char *data, size_t len)
+{
+	char name[] = "data-XXXXXX";
+	int file = OK(mkstemp(name));
+	off_t at = 0;
+
+	OK(unlink(name));
+	CHECK(write(file, data, len) == (ssize_t)len);
+	ssize_t n = sendfile(fd, file, &at, len);
+	OK(close(file));
+	return n == (ssize_t)len && at == (off_t)len;
+}
+
+static int by_stdio(int fd, unsigned char *data, size_t len)
+{
+	FILE *f = fdopen(OK(dup(fd)), "w");
+	size_t at = 0;
+
+	CHECK(f);
+	for (size_t piece = 1; at < len && !ferror(f); piece = piece * 3 % 8191 + 1) {
+		size_t most = len - at < piece ? len - at : piece;
+
+		if (piece % 7 == 0)
+			most = putc(data[at], f) == EOF ? 0 : 1;
+		else
+			most = fwrite(data + at, 1, most, f);
+		at += most;
+	}
+	return fclose(f) == 0 && at == len;
+}
+
 static void *sends(void *arg)
 {
 	struct job *job = arg;
@@ -93,23 +127,27 @@ static void *receives(void *arg)
 	unsigned char *buf = malloc(262144);
 	ssize_t n = 1;
 
-	CHECK(buf);
+	FILE *f = job->stdio ? fdopen(OK(dup(job->fds[0])), "r") : NULL;
+
+	CHECK(buf && (f || !job->stdio));
 	job->sum = CHECKSUM_INIT;
 	for (int i = 0; n > 0; i++) {
 		if (i % 16 == 0)
 			usleep(200); /* the sender fills the buffers and blocks */
-		n = OK(read(job->fds[0], buf, sizes[i % 7]));
+		n = f ? (ssize_t)fread(buf, 1, sizes[i % 7], f)
+		      : OK(read(job->fds[0], buf, sizes[i % 7]));
 		for (ssize_t k = 0; k < n; k++)
 			CHECK(buf[k] == pattern(job->got + (uint64_t)k));
 		job->sum = checksum(job->sum, buf, (size_t)n);
 		job->got += (uint64_t)n;
 	}
 	free(buf);
+	CHECK(!f || fclose(f) == 0);
 	OK(close(job->fds[0]));
 	return NULL;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	struct job jobs[] = {
 		{.name = "send on TCP", .send = by_send, .kind = 0},
@@ -120,12 +158,17 @@ int main(void)
 		{.name = "writev on UNIX", .send = by_writev, .kind = 1},
 		{.name = "write on a pipe", .send = by_write, .kind = 2},
 		{.name = "writev on a pipe", .send = by_writev, .kind = 2},
+		{.name = "sendfile on TCP", .send = by_sendfile, .kind = 0},
+		{.name = "sendfile on UNIX", .send = by_sendfile, .kind = 1},
+		{.name = "stdio on TCP", .send = by_stdio, .kind = 0, .stdio = true},
+		{.name = "stdio on a pipe", .send = by_stdio, .kind = 2, .stdio = true},
 	};
 	enum { JOBS = sizeof jobs / sizeof *jobs };
 	pthread_t threads[JOBS][2];
+	bool each = argc > 1 && !strcmp(argv[1], "each");
 
 	for (int i = 0; i < JOBS; i++) {
-		jobs[i].total = (64 << 20) / JOBS + (size_t)i * 1013;
+		jobs[i].total = (64 << 20) / (each ? 1 : JOBS) + (size_t)i * 1013;
 		if (jobs[i].kind == 0)
 			tcp_pair(jobs[i].fds);
 		else if (jobs[i].kind == 1)

@@ -114,8 +114,15 @@ static void table_give(struct fiber *f)
 		rt->free_head = f;
 	rt->free_tail = f;
 	rt->free_count++;
-	rt->alive--;
 	weft_unlock(&rt->table_lock);
+}
+
+/* It is not counted any more, but still found by its id. */
+static void table_leave(void)
+{
+	weft_lock(&weft_rt.table_lock);
+	weft_rt.alive--;
+	weft_unlock(&weft_rt.table_lock);
 }
 
 static void reset(struct fiber *f, uintptr_t fs_base)
@@ -238,11 +245,16 @@ static bool exit_commit(struct fiber *f, void *arg)
 	weft_count(c, EXITED);
 	if (unlikely(f->flags & FIBER_BOUND))
 		weft_bound_end(f);
-	table_give(f);
+	table_leave();
+	/*
+	 * Its id is given up last: who waits for the word while it holds an id of no
+	 * fiber waits for a kernel thread, in the kernel (wait_shared, sys_thread.c).
+	 */
 	if (clear_tid) {
 		store_seq_cst(clear_tid, 0);
 		weft_futex_wake(clear_tid, 1, UINT32_MAX, true);
 	}
+	table_give(f);
 	return true;
 }
 

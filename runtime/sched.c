@@ -563,6 +563,9 @@ static struct fiber *wait_for_held(struct carrier *c)
 	for (;;) {
 		struct carrier *to;
 
+		/* Another has to go: with this set it would never sleep, nor submit. */
+		if (unlikely(load_relaxed(&c->odd) & ODD_RETIRING))
+			fetch_and_seq_cst(&c->odd, ~ODD_RETIRING);
 		inbox_drain(c, c);
 		sig_inbox_drain(c);
 		if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE)
@@ -650,7 +653,11 @@ static bool left_stack(struct carrier *c, struct fiber *f)
 	if (unlikely((f->flags & (FIBER_PINNED | FIBER_BOUND)) == FIBER_PINNED))
 		c->held = f; /* before others may find it: they give it to this carrier */
 	store_relaxed(&f->state, FIBER_PARKED);
-	return c->commit(f, c->commit_arg);
+	if (likely(c->commit(f, c->commit_arg)))
+		return true;
+	/* It goes on at once, and may park unpinned next time. */
+	c->held = NULL;
+	return false;
 }
 
 void weft_sched_run_fiber(struct carrier *c, struct fiber *f)

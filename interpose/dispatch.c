@@ -124,6 +124,9 @@ static long dispatch_native(struct weft_call *c)
 		return sys_close_range(c);
 	case SYS_exit_group:
 		return sys_exit_group(c);
+	case SYS_munmap:
+		/* libc may give a fiber's stack back here, and the loader code. */
+		return sys_munmap(c);
 	default:
 		return WEFT_RAW;
 	}

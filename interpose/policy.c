@@ -6,6 +6,7 @@
 #include "../runtime/atomic.h"
 #include "../runtime/attributes.h"
 #include "../runtime/bind.h"
+#include "../runtime/native.h"
 #include "../runtime/sys.h"
 #include "enter.h"
 #include "sites.h"
@@ -43,7 +44,7 @@ bool weft_policy_wants_fiber(const struct fiber *creator, uintptr_t tls)
 	if (!weft_libc.start_routine)
 		return true;
 	start = *(const uintptr_t *)(tls + weft_libc.start_routine);
-	return start < libc_from || start >= libc_to;
+	return (start < libc_from || start >= libc_to) && !weft_native_has(start);
 }
 
 /*

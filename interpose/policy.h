@@ -12,7 +12,7 @@
  * start routine lies inside libc.so.6 itself (timer_create's SIGEV_THREAD helper,
  * aio workers, mq_notify) wait with signals and kernel thread ids of their own:
  * they stay native. So do those that a fiber with a kernel thread of its own makes: they
- * have its attributes.
+ * have its attributes. So do those that begin in a native library (native.h).
  */
 bool weft_policy_wants_fiber(const struct fiber *creator, uintptr_t tls);
 void weft_policy_set_libc_text(uintptr_t from, uintptr_t to);

@@ -24,6 +24,7 @@
 #include "../runtime/signals.h"
 #include "../runtime/stack.h"
 #include "../runtime/sys.h"
+#include "../runtime/walk.h"
 #include "dispatch.h"
 #include "enter.h"
 #include "policy.h"
@@ -96,7 +97,8 @@ static long make_fiber(struct weft_call *c, const struct clone_request *q)
 
 static long make_thread(struct weft_call *c, const struct clone_request *q)
 {
-	if (!weft_policy_wants_fiber(c->fiber, q->tls))
+	if (weft_fiber_creating(c->fiber) == WEFT_CREATING_NATIVE ||
+		!weft_policy_wants_fiber(c->fiber, q->tls))
 		return make_native(c, q->stack_top);
 	return make_fiber(c, q);
 }
@@ -272,7 +274,7 @@ long sys_setid(struct weft_call *c)
  */
 static bool from_pthread_create(struct weft_call *c)
 {
-	return weft_fiber_is_creating(c->fiber);
+	return weft_fiber_creating(c->fiber) == WEFT_CREATING_FIBER;
 }
 
 long sys_mmap(struct weft_call *c)
@@ -306,6 +308,13 @@ long sys_mprotect(struct weft_call *c)
 	return weft_stack_guard(base, ARG1(c) - base);
 }
 
+static bool from_loader(const struct weft_call *c)
+{
+	const char *name = weft_site_soname(weft_slot_of(c->regs->raw));
+
+	return name[0] == 'l' && name[1] == 'd';
+}
+
 long sys_munmap(struct weft_call *c)
 {
 	uintptr_t base;
@@ -315,6 +324,9 @@ long sys_munmap(struct weft_call *c)
 		return 0;
 	if (weft_stack_bounds(ARG1(c), &base, &size, &guard))
 		weft_stack_taint(ARG1(c));
+	/* No stack has frames there, and none will before the loader returns. */
+	if (from_loader(c))
+		weft_walk_forget();
 	return WEFT_RAW;
 }
 

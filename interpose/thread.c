@@ -11,6 +11,7 @@
 #include <threads.h>
 #include <time.h>
 
+#include "../runtime/native.h"
 #include "enter.h"
 #include "real.h"
 
@@ -24,6 +25,12 @@ static void not_loaded_yet(void)
 /* Set by preload/init.c; the runtime and the doors never call upwards. */
 void (*weft_activate)(void) = not_loaded_yet;
 
+/* What a native library makes is a kernel thread, on a stack that libc maps itself. */
+static enum weft_creating creating_for(uintptr_t caller)
+{
+	return weft_native_has(caller - 1) ? WEFT_CREATING_NATIVE : WEFT_CREATING_FIBER;
+}
+
 WEFT_EXPORT int pthread_create(pthread_t *restrict thread,
 	const pthread_attr_t *restrict attr, void *(*start)(void *), void *restrict arg)
 {
@@ -34,9 +41,9 @@ WEFT_EXPORT int pthread_create(pthread_t *restrict thread,
 	f = weft_enter_fiber();
 	if (!f)
 		return WEFT_REAL(pthread_create)(thread, attr, start, arg);
-	weft_fiber_set_creating(f, true);
+	weft_fiber_set_creating(f, creating_for((uintptr_t)__builtin_return_address(0)));
 	r = WEFT_REAL(pthread_create)(thread, attr, start, arg);
-	weft_fiber_set_creating(f, false);
+	weft_fiber_set_creating(f, WEFT_CREATING_NOTHING);
 	return r;
 }
 
@@ -49,9 +56,9 @@ WEFT_EXPORT int thrd_create(thrd_t *thread, thrd_start_t start, void *arg)
 	f = weft_enter_fiber();
 	if (!f)
 		return WEFT_REAL(thrd_create)(thread, start, arg);
-	weft_fiber_set_creating(f, true);
+	weft_fiber_set_creating(f, creating_for((uintptr_t)__builtin_return_address(0)));
 	r = WEFT_REAL(thrd_create)(thread, start, arg);
-	weft_fiber_set_creating(f, false);
+	weft_fiber_set_creating(f, WEFT_CREATING_NOTHING);
 	return r;
 }
 

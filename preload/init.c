@@ -24,16 +24,19 @@
 
 #include "../interpose/dispatch.h"
 #include "../interpose/enter.h"
+#include "../interpose/modules.h"
 #include "../interpose/policy.h"
 #include "../interpose/real.h"
 #include "../interpose/sites.h"
 #include "../runtime/arch/x86_64/context.h"
 #include "../runtime/io.h"
 #include "../runtime/lock.h"
+#include "../runtime/native.h"
 #include "../runtime/runtime.h"
 #include "../runtime/stack.h"
 #include "../runtime/stats.h"
 #include "../runtime/sys.h"
+#include "../runtime/walk.h"
 #include "options.h"
 #include "report.h"
 
@@ -62,7 +65,9 @@ static struct {
 	const struct weft_site_table *table[DSOS];
 	struct weft_site_table decoded[DSOS];
 	bool wanted[DSOS]; /* loaded */
-	char plugin[512];  /* libweft-sites.so, beside us */
+	char finder[512],
+		unwinder[512]; /* libweft-sites.so, libweft-unwind.so beside us */
+	bool modules;          /* an address's library can be found */
 	bool patched;
 	bool given_up;
 	struct weft_lock lock;
@@ -187,7 +192,7 @@ static const char *check_dsos(void)
 }
 
 /* "/path/to/libweft.so" -> "/path/to/libweft-sites.so" */
-static void find_plugin(void)
+static void find_plugin(const char *name, char *ret, size_t size)
 {
 	Dl_info self;
 	const char *slash;
@@ -197,10 +202,10 @@ static void find_plugin(void)
 		return;
 	slash = strrchr(self.dli_fname, '/');
 	dir = slash ? (size_t)(slash - self.dli_fname) + 1 : 0;
-	if (dir + sizeof "libweft-sites.so" > sizeof state.plugin)
+	if (dir + strlen(name) >= size)
 		return;
-	memcpy(state.plugin, self.dli_fname, dir);
-	strcpy(state.plugin + dir, "libweft-sites.so");
+	memcpy(ret, self.dli_fname, dir);
+	strcpy(ret + dir, name);
 }
 
 static void complain(const char *line)
@@ -234,7 +239,11 @@ __attribute__((constructor(101))) static void inspect(void)
 	why = why ? why : check_layout();
 	why = why ? why : check_dsos();
 	state.refusal = why;
-	find_plugin();
+	find_plugin("libweft-sites.so", state.finder, sizeof state.finder);
+	find_plugin("libweft-unwind.so", state.unwinder, sizeof state.unwinder);
+	state.modules = weft_modules_init((const char *)getauxval(AT_EXECFN));
+	weft_walk_set_find(weft_module_find);
+	weft_native_set(state.options.native);
 	weft_activate = activate;
 }
 
@@ -266,7 +275,7 @@ static const char *decode_sites(void)
 		missing |= state.wanted[i] && !state.table[i];
 	if (!missing)
 		return NULL;
-	plugin = state.plugin[0] ? dlopen(state.plugin, RTLD_NOW | RTLD_LOCAL) : NULL;
+	plugin = state.finder[0] ? dlopen(state.finder, RTLD_NOW | RTLD_LOCAL) : NULL;
 	if (!plugin && state.table[0] && state.table[1])
 		return NULL;
 	if (!plugin)
@@ -282,6 +291,43 @@ static const char *decode_sites(void)
 	return state.table[0] && state.table[1]
 		       ? NULL
 		       : "libc.so.6's system calls could not be found";
+}
+
+/* Is one of the built-in native libraries here already? */
+static bool has_native(void)
+{
+	bool any = false;
+
+	for (const struct link_map *m = _r_debug.r_map; m; m = m->l_next) {
+		const char *slash = m->l_name ? strrchr(m->l_name, '/') : NULL;
+
+		any |= slash && weft_native_match(slash + 1) >= 0;
+	}
+	return any;
+}
+
+/*
+ * The unwinder is opened now or never: there may be no file later. Who asked for it
+ * relies on it, so without it there are no fibers. It is never closed.
+ */
+static const char *open_unwinder(void)
+{
+	weft_unwind_open_fn *open;
+	void *plugin;
+
+	if (weft_walk_ready() || (!state.options.native && !has_native()))
+		return NULL;
+	if (!state.modules)
+		return "native libraries can be told apart with glibc 2.35 and later only";
+	plugin = state.unwinder[0] ? dlopen(state.unwinder, RTLD_NOW | RTLD_LOCAL) : NULL;
+	if (!plugin)
+		return "libweft-unwind.so, which finds the calls of native libraries, cannot be "
+		       "loaded";
+	open = (weft_unwind_open_fn *)dlsym(plugin, WEFT_UNWIND_OPEN_NAME);
+	if (!open || !weft_walk_open(open))
+		return "libunwind does not work here";
+	weft_native_watch();
+	return NULL;
 }
 
 static const char *patch(void)
@@ -384,6 +430,7 @@ static const char *start_runtime(uint64_t mask)
 		.stress_migrate = o->stress_migrate,
 		.stress_wouldblock = o->stress_wouldblock,
 		.stress_shuffle = o->stress_shuffle,
+		.trace_pins = o->trace_pins,
 		.seed = o->seed,
 		.fs_template = weft_rdfsbase(),
 		.initial_mask = mask,
@@ -436,6 +483,7 @@ static const char *try_activate(void)
 	if (!state.patched)
 		find_others();
 	why = decode_sites();
+	why = why ? why : open_unwinder();
 	if (why)
 		return why;
 	if (state.options.fault_mmap)

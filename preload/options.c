@@ -108,6 +108,49 @@ static bool set_STATS(const char *value, struct weft_options *ret)
 	return true;
 }
 
+/* Also a copy. */
+static char native[1024];
+
+/* As the name of a file may be: nothing that leads elsewhere or is not to be seen. */
+static bool plausible_name(const char *text, size_t n)
+{
+	if (n == 0 || n > 63 || text[0] == '.')
+		return false;
+	for (size_t i = 0; i < n; i++)
+		if (text[i] == '/' || (unsigned char)text[i] <= ' ' || text[i] == 0x7f)
+			return false;
+	return true;
+}
+
+static bool set_NATIVE(const char *value, struct weft_options *ret)
+{
+	size_t at = 0, from = 0;
+	unsigned names = 0;
+
+	for (;; at++) {
+		if (value[at] != ',' && value[at] != '\0')
+			continue;
+		if (at >= sizeof native || ++names > WEFT_NATIVE_NAMES_MAX ||
+			!plausible_name(value + from, at - from))
+			return false;
+		from = at + 1;
+		if (value[at] == '\0')
+			break;
+	}
+	for (size_t i = 0; i <= at; i++)
+		native[i] = value[i];
+	ret->native = native;
+	return true;
+}
+
+static bool set_TRACE(const char *value, struct weft_options *ret)
+{
+	if (!same(value, "pin"))
+		return false;
+	ret->trace_pins = true;
+	return true;
+}
+
 static bool set_CARRIERS(const char *value, struct weft_options *ret)
 {
 	uint64_t n;

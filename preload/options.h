@@ -24,6 +24,7 @@ extern "C" {
 #define WEFT_STATS_EVERY_MAX  86400 /* a day */
 #define WEFT_CARRIERS_MAX     64
 #define WEFT_CARRIERS_CAP_MAX 32768
+#define WEFT_NATIVE_NAMES_MAX 32
 #define WEFT_FAULT_MAX        1000000000
 
 /* What the two lists may name; each name is also a field's. */

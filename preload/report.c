@@ -11,10 +11,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <link.h>
 #include <time.h>
 
 #include "../interpose/dispatch.h"
 #include "../runtime/atomic.h"
+#include "../runtime/native.h"
 #include "../runtime/runtime.h"
 #include "../runtime/sys.h"
 
@@ -39,13 +41,37 @@ static void to_file(void)
 	weft_sys1(SYS_close, fd);
 }
 
+/* Who lists a library that was never there may have mistyped it. */
+static void say_unmet(void)
+{
+	for (const struct link_map *m = _r_debug.r_map; m; m = m->l_next) {
+		const char *name = m->l_name;
+
+		for (const char *p = name; p && *p; p++)
+			name = *p == '/' ? p + 1 : name;
+		if (name)
+			weft_native_match(name);
+	}
+	for (unsigned i = 0; i < weft_native_count(true); i++) {
+		char name[64];
+
+		if (weft_native_met(i))
+			continue;
+		weft_native_name(name, sizeof name, i);
+		weft_log_parts("WEFT_NATIVE: no library ", name,
+			" was loaded when the process ended", NULL);
+	}
+}
+
 static void at_exit(void)
 {
 	if (__atomic_exchange_n(&reported, 1, __ATOMIC_SEQ_CST))
 		return;
+	if (options->native)
+		say_unmet();
 	if (options->stats == WEFT_STATS_FILE)
 		to_file();
-	else
+	else if (options->stats != WEFT_STATS_NONE)
 		to_stderr();
 }
 
@@ -64,7 +90,7 @@ void weft_report_start(const struct weft_options *o)
 {
 	options = o;
 	reported = 0;
-	if (o->stats == WEFT_STATS_NONE)
+	if (o->stats == WEFT_STATS_NONE && !o->native)
 		return;
 	weft_at_exit_group = at_exit;
 	if (o->stats == WEFT_STATS_EVERY && weft_runtime_spawn(every))

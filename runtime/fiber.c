@@ -353,14 +353,14 @@ void weft_fiber_get_robust(struct fiber *f, void **ret_head, size_t *ret_len)
 	*ret_len = f->robust_len;
 }
 
-void weft_fiber_set_creating(struct fiber *f, bool creating)
+void weft_fiber_set_creating(struct fiber *f, enum weft_creating what)
 {
-	f->creating = creating;
+	f->creating = (uint8_t)what;
 }
 
-bool weft_fiber_is_creating(const struct fiber *f)
+enum weft_creating weft_fiber_creating(const struct fiber *f)
 {
-	return f->creating;
+	return (enum weft_creating)f->creating;
 }
 
 void weft_fiber_set_name(struct fiber *f, const char *name)

@@ -41,6 +41,7 @@ enum {
 	FIBER_KEEP_PASS = 4, /* ... and it may outlive this call */
 	FIBER_PINNED = 8,    /* runs on `carrier` only */
 	FIBER_BOUND = 16,    /* runs on `bound` only, which runs nobody else */
+	FIBER_NATIVE = 32,   /* … for this park, as a native library called it */
 };
 
 enum { WAKE_STATE = 7, WAKE_PARK = 8 };
@@ -83,7 +84,7 @@ struct fiber {
 	int attention;       /* (a) a signal may be deliverable: look when leaving weft */
 	uint8_t vector_live; /* (o) came through a site: vector registers matter */
 	uint8_t tried;       /* (o) enum weft_tried: what the front door found out */
-	uint8_t creating;    /* (o) inside libc's pthread_create */
+	uint8_t creating;    /* (o) enum weft_creating: inside libc's pthread_create */
 	uint8_t interruptible;  /* (o) a signal may end this park */
 	uint8_t accounted;      /* (a) its CPU time is read at every switch */
 	uint8_t bind_due;       /* (a) 0, or an enum weft_bind_reason and 1 */
@@ -198,16 +199,19 @@ struct carrier {
 	void (*entry)(void *); /* (c) what its kernel thread runs */
 	unsigned id;
 	enum carrier_kind kind; /* (a) a full one may become bound */
-	int tid;                /* kernel thread id */
-	unsigned ticks;     /* fibers taken; every so often the carrier looks outside */
-	unsigned yields;    /* yields with nobody to yield to */
-	int odd;            /* (a) ODD_…; 0: does its ordinary work */
-	struct fiber *held; /* (o) pinned here, and parked */
-	int called;         /* (a) the monitor asks it, by a kick, to empty its ring */
+	int tid;             /* kernel thread id */
+	unsigned ticks;      /* fibers taken; every so often the carrier looks outside */
+	unsigned yields;     /* yields with nobody to yield to */
+	int odd;             /* (a) ODD_…; 0: does its ordinary work */
+	struct fiber *held;  /* (o) pinned here, and parked */
+	struct fiber *holds; /* (a) … the last one that was */
+	uint64_t held_since; /* (a) … and since when */
+	int called;          /* (a) the monitor asks it, by a kick, to empty its ring */
 	uint64_t seen_switches;  /* (monitor) the switch counter at its last look */
 	uint64_t stuck_since;    /* (timers.lock) */
 	uint64_t cpu_sampled_at; /* (o) its kernel thread's CPU clock at the last tick */
 	uint64_t cpu_sampled_switches; /* (o) the switch counter then */
+	uint64_t sample[4];   /* (a) pc, sp, bp, bx at the last tick, for messages */
 	uint64_t backlog_tsc; /* since when there is more work than this carrier */
 	uint64_t rng;
 

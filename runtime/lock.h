@@ -8,7 +8,7 @@
  *
  * Ranks, outermost first; a lock is taken only below those already held:
  *   threads < fiber table < signals < futex bucket < timer heap < spill < stacks < idle
- *   helpers
+ *   helpers < walks
  */
 #pragma once
 #include "atomic.h"

@@ -172,7 +172,7 @@ static long offload(long (*fn)(void *), void *arg, bool ends)
 
 	if (!f || f->helper)
 		return fn(arg);
-	if (f->pins)
+	if (f->pins || (unlikely(weft_native_watches) && weft_native_stays()))
 		return make_in_place(f, fn, arg);
 	helper = take_helper(&err);
 	if (unlikely(!helper))

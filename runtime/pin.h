@@ -9,12 +9,23 @@ extern "C" {
 
 enum { WEFT_PIN_SLOTS = 6 }; /* under 10 us, 100 us, 1 ms, 10 ms, 100 ms, and longer */
 
+enum weft_pin_reason {
+#define WEFT_PIN_REASON(id, text) WEFT_PIN_##id,
+#include "pin_reasons.def"
+#undef WEFT_PIN_REASON
+	WEFT_PIN_REASONS
+};
+const char *weft_pin_reason_text(enum weft_pin_reason why);
+
 struct weft_pin_site {
-	uintptr_t address; /* (a) who asked; 0: more sites than the table has room for */
+	uint64_t key;      /* (a) who asked, and why; 0: sites beyond the table's end */
 	uint64_t count;    /* (a) */
 	uint64_t total_ns; /* (a) of those that ended */
 	uint64_t duration[WEFT_PIN_SLOTS]; /* (a) */
+	char where[64];                    /* (a) in its module, "" until it is known */
 };
+uintptr_t weft_pin_site_address(const struct weft_pin_site *s);
+enum weft_pin_reason weft_pin_site_reason(const struct weft_pin_site *s);
 
 /*
  * The calling fiber stays on its kernel thread until it has been unpinned as often as

@@ -16,6 +16,7 @@
 #include "engine.h"
 #include "signals.h"
 #include "thread_timers.h"
+#include "walk.h"
 
 struct runtime weft_rt;
 
@@ -239,10 +240,12 @@ void weft_runtime_lock_all(void)
 	weft_stacks_lock();
 	weft_proxy_lock();
 	weft_offload_lock();
+	weft_walk_lock();
 }
 
 void weft_runtime_unlock_all(void)
 {
+	weft_walk_unlock();
 	weft_offload_unlock();
 	weft_proxy_unlock();
 	weft_stacks_unlock();

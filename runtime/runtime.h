@@ -39,6 +39,7 @@ struct weft_config {
 	bool stress_migrate;
 	bool stress_wouldblock;
 	bool stress_shuffle;
+	bool trace_pins; /* says where threads are pinned, once for each place */
 	uint64_t seed;
 	uintptr_t
 		fs_template; /* a thread control block whose guard words carriers copy */
@@ -94,9 +95,10 @@ void weft_fiber_set_tried(struct fiber *f, uint8_t tried);
 uint8_t weft_fiber_take_tried(struct fiber *f);
 void weft_fiber_set_robust(struct fiber *f, void *head, size_t len);
 void weft_fiber_get_robust(struct fiber *f, void **ret_head, size_t *ret_len);
-/* libc's pthread_create runs: the mappings it makes now are stacks. */
-void weft_fiber_set_creating(struct fiber *f, bool creating);
-bool weft_fiber_is_creating(const struct fiber *f);
+/* libc's pthread_create runs: the mappings it makes now are stacks of fibers. */
+enum weft_creating { WEFT_CREATING_NOTHING, WEFT_CREATING_FIBER, WEFT_CREATING_NATIVE };
+void weft_fiber_set_creating(struct fiber *f, enum weft_creating what);
+enum weft_creating weft_fiber_creating(const struct fiber *f);
 void weft_fiber_set_name(struct fiber *f, const char *name);
 const char *weft_fiber_name(const struct fiber *f);
 void weft_fiber_set_start(struct fiber *f, uint64_t start_routine);

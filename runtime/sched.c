@@ -558,6 +558,9 @@ static struct fiber *wait_for_held(struct carrier *c)
 	struct fiber *held = c->held, *found = NULL, *f;
 
 	c->held = NULL;
+	store_relaxed(&c->held_since, weft_now_ns());
+	store_relaxed(&c->holds, held);
+	weft_count(c, HELD);
 	fetch_or_seq_cst(&c->odd, ODD_HELD);
 	weft_monitor_wake();
 	for (;;) {
@@ -590,6 +593,9 @@ static struct fiber *wait_for_held(struct carrier *c)
 		idle(c);
 	}
 	fetch_and_seq_cst(&c->odd, ~ODD_HELD);
+	weft_count_add(c, HELD_MS, (weft_now_ns() - c->held_since) / 1000000);
+	if (found->flags & FIBER_NATIVE)
+		weft_native_end(found);
 	return found;
 }
 
@@ -650,13 +656,19 @@ static bool left_stack(struct carrier *c, struct fiber *f)
 	c->current = NULL;
 	if (unlikely(load_relaxed(&c->odd)) && c->kind != CARRIER_BOUND)
 		back(c);
+	if (unlikely(weft_native_watches))
+		weft_native_look(c, f);
 	if (unlikely((f->flags & (FIBER_PINNED | FIBER_BOUND)) == FIBER_PINNED))
 		c->held = f; /* before others may find it: they give it to this carrier */
 	store_relaxed(&f->state, FIBER_PARKED);
 	if (likely(c->commit(f, c->commit_arg)))
 		return true;
-	/* It goes on at once, and may park unpinned next time. */
-	c->held = NULL;
+	if (unlikely(c->held)) {
+		/* It goes on at once, and may park unpinned next time. */
+		c->held = NULL;
+		if (f->flags & FIBER_NATIVE)
+			weft_native_end(f);
+	}
 	return false;
 }
 

@@ -1,6 +1,7 @@
 /* sched_impl.h - what the runtime's own files share about scheduling. */
 #pragma once
 #include "fiber_impl.h"
+#include "pin.h"
 #include "runtime.h"
 
 enum {
@@ -143,6 +144,17 @@ void weft_offload_forget(void);
 
 /* pin.c */
 void weft_pin_drop(struct fiber *f); /* at its end */
+/* The same fiber's pin, of one reason at a time: counted, and its time measured. */
+void weft_pin_begin(struct fiber *f, enum weft_pin_reason why, uintptr_t address);
+void weft_pin_end(struct fiber *f);
+
+/* native.c */
+extern bool weft_native_watches; /* (c) stacks of parking fibers are looked at */
+/* On c, when f has left its stack: pins it for this park if it has to be. */
+void weft_native_look(struct carrier *c, struct fiber *f);
+void weft_native_end(struct fiber *f); /* it goes on */
+/* Must the calling fiber stay on its kernel thread? */
+bool weft_native_stays(void);
 
 /* proxy.c */
 int weft_proxy_drop(struct fiber *f); /* at its end */

@@ -134,12 +134,22 @@ static void on_native(int sig, void *info, void *uc)
 		give_up(sig);
 }
 
+/* Where a fiber computes: for the monitor, who names those that keep carriers. */
+static void keep_sample(struct carrier *c, const struct kucontext *uc)
+{
+	store_relaxed(&c->sample[0], uc->rip);
+	store_relaxed(&c->sample[1], uc->rsp);
+	store_relaxed(&c->sample[2], uc->rbp);
+	store_relaxed(&c->sample[3], uc->rbx);
+}
+
 void weft_sig_first_level(int sig, siginfo_t *si, void *ctx)
 {
 	struct carrier *c = (struct carrier *)weft_rdgsbase();
 	struct kucontext *uc = ctx;
 
 	if ((uc->rip == (uint64_t)weft_load_user_insn ||
+		    uc->rip == (uint64_t)weft_load_word_insn ||
 		    uc->rip == (uint64_t)weft_cas_user_insn ||
 		    uc->rip == (uint64_t)weft_copy_user_insn) &&
 		BIT(sig) & SYNCHRONOUS) {
@@ -152,8 +162,10 @@ void weft_sig_first_level(int sig, siginfo_t *si, void *ctx)
 		return;
 	}
 	if (sig == KICK || sig == KICK_EINTR) {
-		if (si->si_code == SI_TIMER)
+		if (si->si_code == SI_TIMER) {
 			weft_cpu_sample(c);
+			keep_sample(c, uc);
+		}
 		if (unlikely(load_relaxed(&c->called)))
 			weft_sched_called(c);
 		weft_sig_join_broadcast(c);

@@ -95,7 +95,7 @@ void weft_sig_interrupt(struct fiber *f)
 void weft_signals_nudge(struct fiber *f)
 {
 	store_seq_cst(&f->attention, 1); /* [attention-open] */
-	interrupt(f);
+	weft_sig_interrupt(f);
 }
 
 /*

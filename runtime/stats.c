@@ -53,16 +53,34 @@ static void number(struct out *o, uint64_t v)
 	text(o, weft_format_u64(buf, v));
 }
 
+static void hex(struct out *o, uint64_t v)
+{
+	char digits[17];
+	unsigned n = 16;
+
+	digits[n] = 0;
+	do
+		digits[--n] = "0123456789abcdef"[v & 15];
+	while (v >>= 4);
+	text(o, "0x");
+	text(o, digits + n);
+}
+
 /* "fibers created" becomes the key "fibers_created". */
-static void pair(struct out *o, const char *key, uint64_t v)
+static void word(struct out *o, const char *s)
 {
 	char one[2] = {0, 0};
 
-	text(o, " ");
-	for (; *key; key++) {
-		one[0] = *key == ' ' ? '_' : *key;
+	for (; *s; s++) {
+		one[0] = *s == ' ' ? '_' : *s;
 		text(o, one);
 	}
+}
+
+static void pair(struct out *o, const char *key, uint64_t v)
+{
+	text(o, " ");
+	word(o, key);
 	text(o, "=");
 	number(o, v);
 }
@@ -145,24 +163,58 @@ static void pins(struct out *o)
 {
 	static const char *const slots[WEFT_PIN_SLOTS] = {"under 10us", "under 100us",
 		"under 1ms", "under 10ms", "under 100ms", "longer"};
-	char hex[17];
+	uint64_t total[WEFT_PIN_REASONS] = {0};
+	bool any = false;
 
 	for (const struct weft_pin_site *s = weft_pin_site(0); s;
 		s = weft_pin_site(weft_pin_site_next(s))) {
-		uint64_t a = load_relaxed(&s->address);
-		unsigned n = 0;
+		enum weft_pin_reason why = weft_pin_site_reason(s);
 
-		do
-			hex[15 - n++] = "0123456789abcdef"[a & 15];
-		while ((a >>= 4));
-		hex[16] = 0;
-		text(o, "weft stats: pin site=0x");
-		text(o, hex + 16 - n);
+		text(o, "weft stats: pin site=");
+		hex(o, weft_pin_site_address(s));
+		text(o, " reason=");
+		word(o, weft_pin_reason_text(why));
+		if (load_relaxed(&s->where[0])) {
+			text(o, " where=");
+			text(o, s->where);
+		}
 		pair(o, "count", load_relaxed(&s->count));
 		pair(o, "total us", load_relaxed(&s->total_ns) / 1000);
 		for (unsigned i = 0; i < WEFT_PIN_SLOTS; i++)
 			if (load_relaxed(&s->duration[i]))
 				pair(o, slots[i], load_relaxed(&s->duration[i]));
+		text(o, "\n");
+		total[why < WEFT_PIN_REASONS ? why : 0] += load_relaxed(&s->count);
+		any = true;
+	}
+	if (!any)
+		return;
+	text(o, "weft stats: pins");
+	for (unsigned i = 0; i < WEFT_PIN_REASONS; i++)
+		pair(o, weft_pin_reason_text((enum weft_pin_reason)i), total[i]);
+	text(o, "\n");
+}
+
+/* Those that are kept now, by whom, and for how long already. */
+static void kept(struct out *o)
+{
+	uint64_t now = weft_now_ns();
+
+	for (unsigned i = 0; i < load_acquire(&weft_rt.carriers); i++) {
+		struct carrier *c = weft_rt.carrier[i];
+		int odd = load_relaxed(&c->odd);
+		bool held = (odd & ODD_HELD) != 0;
+		struct fiber *f =
+			held ? load_relaxed(&c->holds) : load_relaxed(&c->current);
+		uint64_t since = held ? load_relaxed(&c->held_since)
+				      : load_relaxed(&c->stuck_since);
+
+		if (!(odd & (ODD_HELD | ODD_STUCK)) || !f)
+			continue;
+		text(o, held ? "weft stats: held" : "weft stats: stuck");
+		pair(o, "carrier", c->id);
+		pair(o, "ms", now > since ? (now - since) / 1000000 : 0);
+		pair(o, "tid", (uint64_t)load_relaxed(&f->tid));
 		text(o, "\n");
 	}
 }
@@ -249,6 +301,7 @@ static void write_all(struct out *o)
 		number(o, n);
 		text(o, "\n");
 	}
+	kept(o);
 	pins(o);
 	bound(o);
 	flush(o);

@@ -114,7 +114,7 @@ confine=$build_dir/tests/confine
 [ -x "$confine" ] || fail "no confine in $build_dir/tests"
 # To where user nobody can read it.
 cp "$build_dir/libweft.so" "$work/"
-cp "$build_dir"/libweft-sites.so "$work/" 2>/dev/null || true
+cp "$build_dir"/libweft-sites.so "$build_dir"/libweft-unwind.so "$work/" 2>/dev/null || true
 
 # await LABEL FILE TOTAL: until the launched process ends, telling how many lines
 # FILE has by then. Returns its status.

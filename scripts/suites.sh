@@ -72,7 +72,7 @@ if [ -z "$build_dir" ]; then
 fi
 # To where user nobody can read it.
 cp "$build_dir/libweft.so" "$build_dir/tests/confine" "$work/"
-cp "$build_dir"/libweft-sites.so "$work/" 2>/dev/null || true
+cp "$build_dir"/libweft-sites.so "$build_dir"/libweft-unwind.so "$work/" 2>/dev/null || true
 "$python" -c 'import test.test_select' 2>/dev/null ||
 	fail "$python has no test package (Debian: libpython3.11-testsuite)"
 

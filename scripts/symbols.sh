@@ -42,8 +42,9 @@ export LC_ALL=C
 
 library=$build/libweft.so
 plugin=$build/libweft-sites.so
+unwinder=$build/libweft-unwind.so
 launcher=$build/weft
-for file in "$library" "$plugin" "$launcher"; do
+for file in "$library" "$plugin" "$unwinder" "$launcher"; do
 	if [ ! -f "$file" ]; then
 		echo "symbols: there is no $file; build first" >&2
 		exit 1
@@ -105,6 +106,9 @@ verdict "libweft.so exports the $(wc -l <<<"$calls") rows of calls.def, unversio
 exports=$(nm -D --defined-only --format=posix "$plugin" | awk '{print $1}')
 verdict 'libweft-sites.so exports weft_sites_decode' \
 	"$(differences 'is exported' "$exports" 'is missing' weft_sites_decode)"
+exports=$(nm -D --defined-only --format=posix "$unwinder" | awk '{print $1}')
+verdict 'libweft-unwind.so exports weft_unwind_open' \
+	"$(differences 'is exported' "$exports" 'is missing' weft_unwind_open)"
 
 taken=$(nm -D --undefined-only --format=posix "$library" |
 	awk '{sub(/@.*/, "", $1); print $1}')
@@ -121,7 +125,7 @@ verdict 'weft needs libc.so.6 alone' "$(only_in "$(needed "$launcher")" libc.so.
 
 binding() {
 	local file dynamic
-	for file in "$library" "$plugin"; do
+	for file in "$library" "$plugin" "$unwinder"; do
 		dynamic=$(readelf -dW "$file")
 		grep -q 'FLAGS.*BIND_NOW' <<<"$dynamic" ||
 			echo "${file##*/} is bound lazily"
@@ -135,7 +139,7 @@ verdict 'bound at once, relocations read-only, never unmapped' "$(binding)"
 
 memory() {
 	local file
-	for file in "$library" "$plugin" "$launcher"; do
+	for file in "$library" "$plugin" "$unwinder" "$launcher"; do
 		readelf -lW "$file" | awk -v file="${file##*/}" '
 			$1 == "LOAD" || $1 == "GNU_STACK" {
 				flags = ""
@@ -154,8 +158,18 @@ memory() {
 }
 verdict 'nothing is writable and executable, no text relocations' "$(memory)"
 
-verdict 'libweft.so has no thread-local storage' \
-	"$(readelf -lW "$library" | awk '$1 == "TLS" {print "it has a TLS segment"}')"
+# It is asked by carriers: what it takes is for them, or for activation.
+verdict 'libweft-unwind.so takes libunwind and nothing that needs a thread' "$(
+	nm -D --undefined-only --format=posix "$unwinder" |
+		awk '{sub(/@.*/, "", $1); print $1}' |
+		grep -vxE '_U[A-Za-z]*x86_64_[a-z_]*|mem(cpy|set)|__cxa_finalize|__gmon_start__|_ITM_.*' ||
+		true
+)"
+verdict 'libweft.so and libweft-unwind.so have no thread-local storage' "$(
+	for file in "$library" "$unwinder"; do
+		readelf -lW "$file" | awk -v file="${file##*/}" '$1 == "TLS" {print file " has a TLS segment"}'
+	done
+)"
 
 # ---- what it was made of
 

@@ -277,6 +277,7 @@ static char **make_env(const struct config *config, const char *stats, const cha
 	for (size_t i = 0; i < count; i++)
 		if (strncmp(environ[i], "WEFT_FAULT=", 11) == 0 ||
 			strncmp(environ[i], "WEFT_SITES=", 11) == 0 ||
+			strncmp(environ[i], "WEFT_NATIVE=", 12) == 0 ||
 			strncmp(environ[i], "WEFT_VERBOSE=", 13) == 0 ||
 			(strncmp(environ[i], "WEFT_ENGINE=", 12) == 0 &&
 				!config->engine) ||

@@ -278,11 +278,11 @@ TEST(Fiber, ANewOneHasNothingOfTheOneBefore)
 				EXPECT_EQ(head, nullptr);
 				EXPECT_EQ(len, 0u);
 				EXPECT_STREQ(weft_fiber_name(f), "");
-				EXPECT_FALSE(weft_fiber_is_creating(f));
+				EXPECT_FALSE(weft_fiber_creating(f));
 				EXPECT_EQ(weft_fiber_take_tried(f), WEFT_TRIED_NOT);
 				EXPECT_FALSE(weft_signals_attention(f));
 				weft_fiber_set_name(f, "old");
-				weft_fiber_set_creating(f, true);
+				weft_fiber_set_creating(f, WEFT_CREATING_FIBER);
 				weft_fiber_set_tried(f, WEFT_TRIED_BLOCKS);
 				weft_fiber_set_vector_live(f, true);
 			});

@@ -168,13 +168,15 @@ long weft_clone_thread(unsigned long flags, void *stack_top, void (*fn)(void *),
 
 /* Reads the 32-bit word at p; 0, or -EFAULT when the page is not readable. */
 int weft_load_user(const uint32_t *p, uint32_t *ret);
+/* The same for 64 bits. */
+int weft_load_word(const uint64_t *p, uint64_t *ret);
 /* Compares and swaps a word of the program's: 1, 0 or -EFAULT. */
 int weft_cas_user(uint32_t *p, uint32_t *expected, uint32_t desired);
 /* Copies from or to memory of the program's; 0, or -EFAULT when a page is not there. */
 int weft_copy_user(void *d, const void *s, size_t n);
 /* For the SIGSEGV handler: instructions that may fault, and where all continue. */
-extern const char weft_load_user_insn[], weft_cas_user_insn[], weft_copy_user_insn[],
-	weft_load_user_fixup[];
+extern const char weft_load_user_insn[], weft_load_word_insn[], weft_cas_user_insn[],
+	weft_copy_user_insn[], weft_load_user_fixup[];
 
 #ifdef __cplusplus
 }

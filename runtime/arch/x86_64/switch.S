@@ -183,6 +183,23 @@ weft_load_user_fixup:
 	.cfi_endproc
 	.size	weft_load_user, . - weft_load_user
 
+/* int weft_load_word(const uint64_t *p, uint64_t *ret): see context.h. */
+	.globl	weft_load_word
+	.hidden	weft_load_word
+	.type	weft_load_word, @function
+	.globl	weft_load_word_insn
+	.hidden	weft_load_word_insn
+	.p2align 4
+weft_load_word:
+	.cfi_startproc
+weft_load_word_insn:
+	movq	(%rdi), %rax
+	movq	%rax, (%rsi)
+	xorl	%eax, %eax
+	ret
+	.cfi_endproc
+	.size	weft_load_word, . - weft_load_word
+
 /*
  * int weft_cas_user(uint32_t *p, uint32_t *expected, uint32_t desired): as
  * __atomic_compare_exchange, 1 or 0; -EFAULT when the page cannot be written.

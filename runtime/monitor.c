@@ -39,6 +39,7 @@
 #include <time.h>
 
 #include "engine.h"
+#include "keepers.h"
 
 enum {
 	TICK_NS = 10000000,
@@ -49,10 +50,10 @@ enum {
 
 int weft_monitor_asleep; /* (a) */
 static struct carrier *monitor;
-static int quit;                    /* (a) */
-static unsigned quiet, surplus;     /* ticks in a row */
-static unsigned burst;              /* carriers to add while all are stuck */
-static bool said_cap, said_failure; /* once per process */
+static int quit;                       /* (a) */
+static unsigned quiet, surplus;        /* ticks in a row */
+static unsigned burst;                 /* carriers to add while all are stuck */
+static bool said_cap[2], said_failure; /* once per process */
 
 struct look {
 	unsigned running, stuck, held, sleeping;
@@ -143,30 +144,31 @@ static struct carrier *from_pool(void)
 	return NULL;
 }
 
-static void say_cap(unsigned stuck)
+/*
+ * Once when carriers stop being added, and once when they are added all the same: who
+ * has a process that stands still finds here what it stands in.
+ */
+static void say_cap(const struct look *l, bool lifted)
 {
-	char a[21], b[21], c[21], at[19] = "0x";
-	const char *name = "", *more = "";
-	int tid = 0;
+	static char buf[2048];
+	size_t at = 0, room = sizeof buf - 1;
+	char n[21];
 
-	if (said_cap)
+	if (said_cap[lifted])
 		return;
-	said_cap = true;
-	(void)at;
-	for (unsigned i = 0; i < weft_rt.carriers && !tid; i++) {
-		struct fiber *f = load_relaxed(&weft_rt.carrier[i]->current);
-
-		if (f && load_relaxed(&weft_rt.carrier[i]->odd) & ODD_STUCK) {
-			tid = load_relaxed(&f->tid);
-			name = f->name;
-			more = ", among them thread ";
-		}
-	}
-	weft_log_parts("all ", weft_format_u64(a, stuck),
-		" kernel threads are kept by calls that weft does not cover: more than ",
-		weft_format_u64(b, weft_rt.config.carriers_cap), " are made", more,
-		tid ? weft_format_u64(c, (uint64_t)tid) : "", name[0] ? " " : "", name,
-		NULL);
+	said_cap[lifted] = true;
+	weft_keepers_put(buf, room, &at,
+		lifted ? "weft: all kernel threads are kept, more than the cap of "
+		       : "weft: no kernel threads are added beyond the cap of ");
+	weft_keepers_put(buf, room, &at, weft_format_u64(n, weft_rt.config.carriers_cap));
+	weft_keepers_put(buf, room, &at, lifted ? " are made: " : ": ");
+	weft_keepers_put(buf, room, &at, weft_format_u64(n, l->stuck));
+	weft_keepers_put(buf, room, &at, " are stuck, ");
+	weft_keepers_put(buf, room, &at, weft_format_u64(n, l->held));
+	weft_keepers_put(buf, room, &at, " wait for pinned threads");
+	weft_keepers_tell(buf, room, &at);
+	buf[at++] = '\n';
+	weft_log_text(buf, at);
 }
 
 /* One carrier more that runs fibers. False when there is none to be had. */
@@ -184,9 +186,11 @@ static bool add_one(const struct look *l)
 	if (weft_rt.carriers >= weft_rt.config.carriers_cap) {
 		if (l->running + l->sleeping) {
 			weft_count(monitor, CAP_HITS);
+			say_cap(l, false);
 			return false;
 		}
-		say_cap(l->stuck);
+		weft_count(monitor, CAP_LIFTS);
+		say_cap(l, true);
 	}
 	err = weft_carrier_add();
 	if (!err) {

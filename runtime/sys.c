@@ -245,6 +245,11 @@ void weft_log_parts(const char *first, ...)
 	write_all(buf, at);
 }
 
+void weft_log_text(const char *text, size_t n)
+{
+	write_all(text, n);
+}
+
 void weft_log(const char *line)
 {
 	weft_log_parts(line, NULL);

@@ -97,6 +97,8 @@ void weft_clock_init(uintptr_t vdso);
 void weft_log(const char *line);
 /* The same from pieces; the list ends with NULL. Longer than 480 bytes is cut. */
 void weft_log_parts(const char *first, ...) __attribute__((sentinel));
+/* Text that its owner has made into lines. */
+void weft_log_text(const char *text, size_t n);
 /* A broken promise of weft's own: says it, and aborts the process. */
 void weft_bug(const char *what) __attribute__((noreturn));
 /* `error`: the errno of the call that must not fail, negative or not. */

@@ -1,0 +1,167 @@
+/*
+ * keepers.c - see keepers.h.
+ *
+ * A pinned fiber that is parked has its registers on its stack. One that is blocked in
+ * the kernel has its stack pointer and pc in /proc/self/task/ID/syscall, also in a page
+ * fault; the other registers are not to be had without stopping it, so its frames are
+ * known up to the first that needs one, or guessed. One that computes was seen at the
+ * last tick. Rejected: asking it by a signal, which ends calls that must not end.
+ */
+#include "keepers.h"
+
+#include <fcntl.h>
+
+#include "sched_impl.h"
+#include "walk.h"
+
+enum { FIBERS = 4, FRAMES = 5, DEEP = 24 };
+
+void weft_keepers_put(char *buf, size_t size, size_t *at, const char *text)
+{
+	while (*text && *at < size)
+		buf[(*at)++] = *text++;
+}
+
+static bool hex_number(const char **text, uint64_t *ret)
+{
+	const char *p = *text;
+	uint64_t n = 0;
+	unsigned digits = 0;
+
+	if (p[0] != '0' || p[1] != 'x')
+		return false;
+	for (p += 2; digits < 16; p++, digits++) {
+		if (*p >= '0' && *p <= '9')
+			n = n * 16 + (uint64_t)(*p - '0');
+		else if (*p >= 'a' && *p <= 'f')
+			n = n * 16 + (uint64_t)(*p - 'a' + 10);
+		else
+			break;
+	}
+	*text = p;
+	*ret = n;
+	return digits != 0;
+}
+
+/* "0 0x5 … 0xSP 0xPC": the last two; false when it runs, or there is no /proc. */
+static bool ask_kernel(int tid, struct weft_unwind_frame *f)
+{
+	char path[48] = "/proc/self/task/", digits[21], text[256];
+	size_t n = sizeof "/proc/self/task/" - 1;
+	uint64_t last[2] = {0, 0}, v;
+	long fd, got;
+
+	weft_keepers_put(path, sizeof path, &n, weft_format_u64(digits, (uint64_t)tid));
+	weft_keepers_put(path, sizeof path - 1, &n, "/syscall");
+	path[n] = 0;
+	fd = weft_sys4(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0);
+	if (fd < 0)
+		return false;
+	got = weft_sys3(SYS_read, fd, (long)text, sizeof text - 1);
+	weft_sys1(SYS_close, fd);
+	if (got <= 0)
+		return false;
+	text[got] = 0;
+	for (const char *p = text; *p;) {
+		if (hex_number(&p, &v)) {
+			last[0] = last[1];
+			last[1] = v;
+		} else {
+			p++;
+		}
+	}
+	if (!last[0])
+		return false;
+	weft_memset(f, 0, sizeof *f);
+	f->reg[WEFT_UNWIND_SP] = last[0];
+	f->reg[WEFT_UNWIND_PC] = last[1];
+	f->exact = true;
+	return true;
+}
+
+static void at_last_tick(const struct carrier *c, struct weft_unwind_frame *f)
+{
+	weft_memset(f, 0, sizeof *f);
+	f->reg[WEFT_UNWIND_PC] = load_relaxed(&c->sample[0]);
+	f->reg[WEFT_UNWIND_SP] = load_relaxed(&c->sample[1]);
+	f->reg[WEFT_UNWIND_BP] = load_relaxed(&c->sample[2]);
+	f->reg[WEFT_UNWIND_BX] = load_relaxed(&c->sample[3]);
+	f->exact = true;
+}
+
+static bool is_ours(uintptr_t pc)
+{
+	struct weft_module own, its;
+
+	return weft_module_of((uintptr_t)weft_park, &own) && weft_module_of(pc, &its) &&
+	       own.base == its.base;
+}
+
+static void put_frames(
+	char *buf, size_t size, size_t *at, const struct weft_unwind_frame *f)
+{
+	uintptr_t pc[DEEP];
+	bool guessed;
+	unsigned n = weft_walk_collect(*f, pc, DEEP, &guessed), first = 0;
+	char where[WEFT_WHERE_MAX];
+
+	/* How weft parks a fiber is of no interest. */
+	while (first < n && is_ours(pc[first]))
+		first++;
+	first = first < n ? first : 0;
+	for (unsigned i = first; i < n && i < first + FRAMES; i++) {
+		weft_keepers_put(buf, size, at,
+			i > first ? " < "
+			: guessed ? ", perhaps at "
+				  : " at ");
+		weft_keepers_put(buf, size, at, weft_where(where, pc[i]));
+	}
+}
+
+static void put_one(char *buf, size_t size, size_t *at, const struct carrier *c,
+	const struct fiber *fiber, bool held)
+{
+	struct weft_unwind_frame f;
+	char name[sizeof fiber->name + 1], digits[21];
+
+	weft_memcpy(name, fiber->name, sizeof fiber->name);
+	name[sizeof fiber->name] = 0;
+	weft_keepers_put(buf, size, at, "; thread ");
+	weft_keepers_put(buf, size, at,
+		weft_format_u64(digits, (uint64_t)load_relaxed(&fiber->tid)));
+	weft_keepers_put(buf, size, at, name[0] ? " \"" : "");
+	weft_keepers_put(buf, size, at, name);
+	weft_keepers_put(buf, size, at, name[0] ? "\"" : "");
+	if (held) {
+		weft_walk_begin(&f, load_relaxed(&fiber->sp));
+		weft_keepers_put(buf, size, at, " waits pinned");
+	} else if (ask_kernel(load_relaxed(&c->tid), &f)) {
+		weft_keepers_put(buf, size, at, " is blocked");
+	} else {
+		at_last_tick(c, &f);
+		weft_keepers_put(buf, size, at, " computes");
+	}
+	if (f.reg[WEFT_UNWIND_SP])
+		put_frames(buf, size, at, &f);
+}
+
+void weft_keepers_tell(char *buf, size_t size, size_t *at)
+{
+	unsigned told = 0;
+
+	for (unsigned i = 0; i < load_acquire(&weft_rt.carriers); i++) {
+		struct carrier *c = weft_rt.carrier[i];
+		int odd = load_relaxed(&c->odd);
+		bool held = (odd & ODD_HELD) != 0;
+		struct fiber *f =
+			held ? load_relaxed(&c->holds) : load_relaxed(&c->current);
+
+		if (!f || !(odd & (ODD_HELD | ODD_STUCK)))
+			continue;
+		if (told++ == FIBERS) {
+			weft_keepers_put(buf, size, at, "; and others");
+			return;
+		}
+		put_one(buf, size, at, c, f, held);
+	}
+}

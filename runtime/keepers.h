@@ -1,0 +1,12 @@
+/* keepers.h - who keeps the carriers, and where: for one line to the user. */
+#pragma once
+#include <stddef.h>
+
+/*
+ * Appends to buf, from *at on and never beyond size, what is known of a few of the
+ * fibers that keep carriers: thread, how, and the innermost frames. For the monitor
+ * alone, from which nothing is safe to read: it may run on meanwhile, or end.
+ */
+void weft_keepers_tell(char *buf, size_t size, size_t *at);
+/* Appends text. */
+void weft_keepers_put(char *buf, size_t size, size_t *at, const char *text);

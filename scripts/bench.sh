@@ -10,14 +10,14 @@ usage: scripts/bench.sh [OPTION]...
 
 Measures natively and under weft by turns (A B A B ...), everything on CPU 0:
 create + join, handing a turn over (condition variable, semaphore), yield,
-100,000 threads alive at once, 10,000 sleepers, and demos/echo with 1, 100,
-1,000 and 10,000 connections. Prints a Markdown table: medians, in brackets the
+100,000 threads alive at once, 10,000 sleepers, 1,000 threads that ask and answer
+beside two that compute, and demos/echo with 1, 100, 1,000 and 10,000 connections. Prints a Markdown table: medians, in brackets the
 smallest and largest, and ratios.
 
   --rounds N       rounds (5)
   --seconds S      time to measure each echo run (1.5)
   --quick          2 rounds with small numbers, to see that it works
-  --only NAMES     of micro, spawn, sleep, echo; with commas
+  --only NAMES     of micro, spawn, sleep, hogs, echo; with commas
   --native-only    natively only
   --build-dir DIR  use what is built there; install and build nothing
   -h               this text
@@ -31,7 +31,7 @@ END
 rounds=
 seconds=
 quick=false
-only=micro,spawn,sleep,echo
+only=micro,spawn,sleep,hogs,echo
 modes=(native weft)
 build_dir=
 while [ $# -gt 0 ]; do
@@ -57,21 +57,21 @@ if $quick; then
 	rounds=${rounds:-2}
 	seconds=${seconds:-0.3}
 	handed=20000 created=5000 yielded=100000 spawned=5000
-	sleeping=1000 slept=0.5
+	sleeping=1000 slept=0.5 hogged=1
 	echo_conns=(1 100)
 else
 	rounds=${rounds:-5}
 	seconds=${seconds:-1.5}
 	handed=200000 created=50000 yielded=500000 spawned=100000
-	sleeping=10000 slept=3
+	sleeping=10000 slept=3 hogged=3
 	echo_conns=(1 100 1000 10000)
 fi
 [[ $rounds =~ ^[1-9][0-9]*$ ]] || fail "--rounds $rounds is not a number"
 [[ $seconds =~ ^[0-9]+(\.[0-9]+)?$ ]] || fail "--seconds $seconds is not a time"
 for word in ${only//,/ }; do
 	case $word in
-	micro | spawn | sleep | echo) ;;
-	*) fail "--only $word: there are micro, spawn, sleep, echo" ;;
+	micro | spawn | sleep | hogs | echo) ;;
+	*) fail "--only $word: there are micro, spawn, sleep, hogs, echo" ;;
 	esac
 done
 
@@ -151,6 +151,16 @@ one_sleep() {
 		micro "$mode" sleep "$sleeping" "$slept" || continue
 		for key in wakes p50_us p99_us cpu_us_per_wake; do
 			sample "sleep_$key" "$mode" "${result[$key]}"
+		done
+	done
+}
+
+one_hogs() {
+	local mode key
+	for mode in "${modes[@]}"; do
+		micro "$mode" hogs 1000 2 "$hogged" || continue
+		for key in answers p50_us p99_us computed; do
+			sample "hogs_$key" "$mode" "${result[$key]}"
 		done
 	done
 }
@@ -273,6 +283,11 @@ table() {
 		sleep_p50_us us less
 	row '... late, p99' sleep_p99_us us less
 	row '... CPU per wake' sleep_cpu_us_per_wake us less
+	row '1,000 threads ask and answer beside two that compute: p50' \
+		hogs_p50_us us less
+	row '... p99' hogs_p99_us us less
+	row '... answers' hogs_answers '' more
+	row '... what the two get done' hogs_computed '' more
 	for n in "${echo_conns[@]}"; do
 		row "echo, connections: $(with_commas "$n"); server CPU per request" \
 			"echo${n}_srv_cpu_us_per_req" us less
@@ -315,6 +330,9 @@ for ((round = 1; round <= rounds; round++)); do
 	fi
 	if wanted sleep; then
 		one_sleep
+	fi
+	if wanted hogs; then
+		one_hogs
 	fi
 	if wanted echo; then
 		for n in "${echo_conns[@]}"; do

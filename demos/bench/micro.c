@@ -15,6 +15,9 @@
  *	micro yield N             two threads call sched_yield() N times each
  *	micro sleep N SECONDS     N threads sleep 1 to 100 ms again and again;
  *	                          how late do they wake?
+ *	micro hogs N HOGS SECONDS N threads in pairs, one asks now and then, the
+ *	                          other answers, beside HOGS threads that compute;
+ *	                          how long does an answer take?
  *
  * Each prints one line of key=value. scripts/bench.sh runs them all.
  */
@@ -29,6 +32,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -339,6 +343,101 @@ static void sleepers(long count, double seconds)
 }
 
 /* ------------------------------------------------------------------ */
+/* hogs                                                                */
+
+static void one_byte(ssize_t got, const char *what)
+{
+	check(got == 1 ? 0 : got < 0 ? errno : EPIPE, what);
+}
+
+static void *answers(void *arg)
+{
+	int fd = (int)(long)arg;
+	char c;
+
+	while (read(fd, &c, 1) == 1)
+		one_byte(write(fd, &c, 1), "write");
+	return NULL;
+}
+
+/* Answers that took so many microseconds are counted in `late`. */
+static void *asks(void *arg)
+{
+	int fd = (int)(long)arg;
+	uint32_t state = (uint32_t)fd * 2654435761u + 1;
+
+	while (now_ns() < sleep_until_ns) {
+		uint64_t begin, us;
+		char c = 0;
+
+		state ^= state << 13;
+		state ^= state >> 17;
+		state ^= state << 5;
+		usleep(5000 + state % 45000);
+		begin = now_ns();
+		one_byte(write(fd, &c, 1), "write");
+		one_byte(read(fd, &c, 1), "read");
+		us = (now_ns() - begin) / 1000;
+		atomic_fetch_add_explicit(&late[us < LATE_MAX ? us : LATE_MAX - 1], 1,
+			memory_order_relaxed);
+	}
+	shutdown(fd, SHUT_RDWR);
+	return NULL;
+}
+
+static atomic_ulong computed;
+
+static void *hog(void *arg)
+{
+	uint64_t n = 1;
+	unsigned long turns = 0;
+
+	(void)arg;
+	for (; now_ns() < sleep_until_ns; turns++)
+		for (int i = 0; i < 10000; i++)
+			n = n * 6364136223846793005u + 1442695040888963407u;
+	atomic_fetch_add(&computed, turns + (n == 0));
+	return NULL;
+}
+
+static void hogs(long count, long hog_count, double seconds)
+{
+	long pairs = count / 2, made = 0;
+	pthread_t *threads = malloc((size_t)(2 * pairs + hog_count) * sizeof(*threads));
+	pthread_attr_t attr;
+	uint64_t asked = 0;
+
+	late = calloc(LATE_MAX, sizeof(*late));
+	check(threads && late ? 0 : ENOMEM, "malloc");
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, 16 * 1024);
+	sleep_until_ns = now_ns() + (uint64_t)(seconds * SECOND);
+	for (long i = 0; i < hog_count; i++)
+		check(pthread_create(&threads[made++], NULL, hog, NULL),
+			"pthread_create");
+	for (long i = 0; i < pairs; i++) {
+		int fd[2];
+
+		check(socketpair(AF_UNIX, SOCK_STREAM, 0, fd) ? errno : 0, "socketpair");
+		check(pthread_create(
+			      &threads[made++], &attr, answers, (void *)(long)fd[0]),
+			"pthread_create");
+		check(pthread_create(&threads[made++], &attr, asks, (void *)(long)fd[1]),
+			"pthread_create");
+	}
+	for (long i = 0; i < made; i++)
+		check(pthread_join(threads[i], NULL), "pthread_join");
+	for (long i = 0; i < LATE_MAX; i++)
+		asked += late[i];
+	printf("hogs threads=%ld hogs=%ld answers=%lu p50_us=%ld p99_us=%ld p999_us=%ld "
+	       "computed=%lu\n",
+		2 * pairs, hog_count, asked, late_us(asked, .5), late_us(asked, .99),
+		late_us(asked, .999), atomic_load(&computed));
+	free(late);
+	free(threads);
+}
+
+/* ------------------------------------------------------------------ */
 
 static double number(const char *text, double min, double max)
 {
@@ -372,9 +471,12 @@ int main(int argc, char **argv)
 		two_players(what, yield_player, count);
 	else if (strcmp(what, "sleep") == 0 && argc == 4)
 		sleepers(count, number(argv[3], 0.01, 1e4));
+	else if (strcmp(what, "hogs") == 0 && argc == 5)
+		hogs(count, (long)number(argv[3], 0, 1e4), number(argv[4], 0.01, 1e4));
 	else {
 		fprintf(stderr, "usage: micro spawn N STACK_KB | serial N | cond N | "
-				"sem N | yield N | sleep N SECONDS\n");
+				"sem N | yield N | sleep N SECONDS | "
+				"hogs N HOGS SECONDS\n");
 		return 2;
 	}
 	return 0;

@@ -44,7 +44,7 @@ lines 1 '^weft: WEFT_NATIVE: no library libneither.so.3 was loaded when the proc
 lines 1 'weft_unpin\(\) without'
 lines 3 ''
 
-for value in /lib/libfoo.so libfoo.so, , ../libfoo.so; do
+for value in /lib/libfoo.so "libfoo.so," "," ../libfoo.so; do
 	run "implausible $value" "WEFT_NATIVE=$value" -- "$programs/unpins"
 	lines 1 "^weft: WEFT_NATIVE='.*' is not understood; allowed: .*; the default is used: none"
 	lines 1 '^weft: weft_unpin\(\) without a weft_pin\(\) before: nothing is done$'

@@ -1,7 +1,7 @@
 /*
  * 64 MiB through all kinds of transfer together, or through each ("each"), with a reader
- * that takes odd amounts and pauses: every blocking write must be whole, every byte in its
- * place.
+ * that takes odd amounts and pauses: every blocking write must be whole, every byte in
+ * its place.
  */
 #include "prog.h"
 

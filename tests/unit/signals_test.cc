@@ -272,7 +272,8 @@ TEST(Signals, AKickThatMeetsTheReceiversFirstInstructionsIsNotLost)
 			weft_sig_receiver_sync();
 			answered = true;
 		});
-		for (int i = 0; i < 2000 && !(pending_for_thread(tid) & BIT(KICK_EINTR)); i++)
+		for (int i = 0; i < 2000 && !(pending_for_thread(tid) & BIT(KICK_EINTR));
+			i++)
 			weft_sleep_until(in_ms(1));
 		EXPECT_TRUE(pending_for_thread(tid) & BIT(KICK_EINTR)) << "lost";
 		weft_unlock(&weft_sig.lock);

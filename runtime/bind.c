@@ -184,7 +184,7 @@ static bool home_commit(struct fiber *f, void *arg)
 
 /*
  * The carrier that the fiber stands on becomes its own. False: others are not to be had,
- * or what is in its ring cannot be moved (before Linux 5.19).
+ * or something in its ring does not end at once.
  */
 static bool bind_in_place(struct fiber *f)
 {

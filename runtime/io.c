@@ -44,6 +44,18 @@ void weft_io_abort(struct carrier *c, struct fiber *f, enum weft_wake how)
 				pack(f, w * 64 + (unsigned)__builtin_ctzll(bits)));
 }
 
+void weft_io_move_all(struct carrier *c)
+{
+	for (uint32_t i = 0; i < load_relaxed(&weft_rt.fresh); i++) {
+		struct fiber *chunk = load_acquire(&weft_rt.chunk[i / WEFT_FIBER_CHUNK]);
+		struct fiber *f = &chunk[i % WEFT_FIBER_CHUNK];
+
+		/* Only this carrier begins and ends what is in its ring. */
+		if (load_seq_cst(&f->io_carrier) == c && f->io_pending)
+			weft_io_abort(c, f, WEFT_WAKE_MOVED);
+	}
+}
+
 static struct fiber *fiber_of(uint64_t user_data)
 {
 	return (struct fiber *)(uintptr_t)(user_data & ((1ull << INDEX_SHIFT) - 1));

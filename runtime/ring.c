@@ -524,27 +524,40 @@ void weft_ring_wait(struct carrier *c, uint64_t deadline_ns)
 	reap(c);
 }
 
+/* More completions than the queue holds come in rounds. */
+static void flush_while_it_helps(struct carrier *c)
+{
+	unsigned left;
+
+	do {
+		left = c->ring->inflight;
+		weft_ring_flush(c);
+	} while (c->ring->inflight && c->ring->inflight < left);
+}
+
 /*
- * One request cancels all of them (5.19). On an older kernel it fails, and they end on
- * this carrier in their own time. More completions than the queue holds come in rounds.
+ * One request cancels all of them (5.19). On an older kernel it fails, and each is
+ * cancelled by itself.
  */
 bool weft_ring_evict(struct carrier *c)
 {
 	struct weft_ring *r = c->ring;
-	unsigned before = r->inflight, left = before;
+	unsigned before = r->inflight;
 
 	if (!before)
 		return true;
-	if (!wanted(WEFT_URING_cancel_any))
-		return false;
-	struct io_uring_sqe *sqe = next_sqe(r);
+	if (wanted(WEFT_URING_cancel_any)) {
+		struct io_uring_sqe *sqe = next_sqe(r);
 
-	io_uring_prep_cancel64(sqe, 0, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
-	io_uring_sqe_set_data64(sqe, 0);
-	do {
-		left = r->inflight;
-		weft_ring_flush(c);
-	} while (r->inflight && r->inflight < left);
+		io_uring_prep_cancel64(
+			sqe, 0, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
+		io_uring_sqe_set_data64(sqe, 0);
+		flush_while_it_helps(c);
+	}
+	if (r->inflight == before) {
+		weft_io_move_all(c);
+		flush_while_it_helps(c);
+	}
 	weft_count_add(c, MOVED, before - r->inflight);
 	return !r->inflight;
 }

@@ -132,6 +132,9 @@ void weft_io_finish(struct fiber *f, enum weft_wake how);
 /* io.c: what the fiber waits for on its carrier's engine is to end. */
 void weft_io_abort(struct carrier *c, struct fiber *f, enum weft_wake how);
 
+/* io.c: all that wait on c's engine are to begin anew elsewhere. On c's own thread. */
+void weft_io_move_all(struct carrier *c);
+
 /* futex.c */
 void weft_futex_lock_all(void);
 void weft_futex_unlock_all(void);

@@ -1,0 +1,215 @@
+// runtime/bind.c: fibers with a kernel thread of their own.
+#include "on_fibers.h"
+
+#include "runtime/bind.h"
+
+namespace
+{
+
+long kernel_tid()
+{
+	return weft_sys0(SYS_gettid);
+}
+
+bool is_carrier(long tid)
+{
+	for (unsigned i = 0; i < weft_rt.carriers; i++)
+		if (weft_rt.carrier[i]->tid == tid)
+			return true;
+	return false;
+}
+
+TEST(Bind, TheFiberStaysOnAKernelThreadThatIsNobodyElses)
+{
+	on_runtime({2}, [] {
+		Fibers fibers;
+		std::atomic<int> others{0};
+		std::atomic<bool> done{false};
+
+		for (int i = 0; i < 4; i++)
+			fibers.start([&] {
+				ASSERT_EQ(weft_fiber_bind(WEFT_BIND_OTHER), 0);
+				long tid = kernel_tid();
+
+				EXPECT_FALSE(is_carrier(tid));
+				EXPECT_EQ(weft_fiber_kernel_tid(weft_fiber_self()), tid);
+				EXPECT_TRUE(weft_fiber_is_bound(weft_fiber_self()));
+				EXPECT_EQ(weft_fiber_bind(WEFT_BIND_SECCOMP), 0);
+				for (int k = 0; k < 20; k++) {
+					weft_sleep_until(weft_now_ns() + 1000000);
+					EXPECT_EQ(kernel_tid(), tid);
+					weft_yield();
+					EXPECT_EQ(kernel_tid(), tid);
+					EXPECT_EQ(weft_offload(
+							  [](void *) {
+								  return kernel_tid();
+							  },
+							  nullptr),
+						tid)
+						<< "its calls are made in place";
+				}
+				done = true;
+			});
+		for (int i = 0; i < 4; i++)
+			fibers.start([&] {
+				while (!done) {
+					EXPECT_TRUE(is_carrier(kernel_tid()));
+					weft_sleep_until(weft_now_ns() + 100000);
+					others++;
+				}
+			});
+		fibers.join();
+		EXPECT_GT(others, 0);
+		EXPECT_EQ(weft_bound_count(WEFT_BIND_OTHER), 4u);
+		EXPECT_EQ(weft_bound_count(WEFT_BIND_SECCOMP), 0u)
+			<< "it was bound already";
+	});
+}
+
+TEST(Bind, FutexesWakeItFromCarriersAndTheOtherWayRound)
+{
+	on_runtime({2}, [] {
+		Fibers fibers;
+		uint32_t word = 0;
+		constexpr int turns = 300;
+		auto play = [&](uint32_t mine) {
+			for (int i = 0; i < turns; i++) {
+				uint32_t now;
+				while ((now = __atomic_load_n(&word, __ATOMIC_SEQ_CST)) %
+						2 !=
+					mine)
+					weft_futex_wait(&word, now, UINT32_MAX, false,
+						WEFT_NO_DEADLINE);
+				__atomic_add_fetch(&word, 1, __ATOMIC_SEQ_CST);
+				weft_futex_wake(&word, INT_MAX, UINT32_MAX, false);
+			}
+		};
+
+		fibers.start([&] {
+			ASSERT_EQ(weft_fiber_bind(WEFT_BIND_OTHER), 0);
+			play(0);
+		});
+		fibers.start([&] { play(1); });
+		fibers.join();
+		EXPECT_EQ(word, 2u * turns);
+	});
+}
+
+TEST(Bind, TheMainFiberGetsTheFirstThreadAndHandsOverWhatWasThere)
+{
+	on_runtime({2}, [] {
+		Fibers fibers;
+		std::atomic<int> ended{0};
+
+		for (int i = 0; i < 200; i++)
+			fibers.start([&, i] {
+				weft_sleep_until(weft_now_ns() + 1000000 + i * 10000);
+				for (int k = 0; k < 10; k++)
+					weft_yield();
+				ended++;
+			});
+		ASSERT_EQ(weft_fiber_bind(WEFT_BIND_OTHER), 0);
+		EXPECT_EQ(kernel_tid(), getpid());
+		// Not parked once: what was here goes on all the same.
+		for (uint64_t until = in_ms(5000); ended < 200 && weft_now_ns() < until;)
+			weft_sys0(SYS_sched_yield);
+		EXPECT_EQ(ended, 200);
+		fibers.join();
+		EXPECT_EQ(kernel_tid(), getpid());
+		fibers.start([] { EXPECT_NE(kernel_tid(), getpid()); });
+		fibers.join();
+	});
+}
+
+TEST(Bind, APinnedFiberKeepsItsKernelThread)
+{
+	on_runtime({2}, [] {
+		Fibers fibers;
+
+		fibers.start([] {
+			weft_fiber_pin(1);
+			long tid = kernel_tid();
+			ASSERT_EQ(weft_fiber_bind(WEFT_BIND_OTHER), 0);
+			EXPECT_EQ(kernel_tid(), tid);
+			weft_sleep_until(weft_now_ns() + 1000000);
+			EXPECT_EQ(kernel_tid(), tid);
+			weft_fiber_unpin();
+			weft_sleep_until(weft_now_ns() + 1000000);
+			EXPECT_EQ(kernel_tid(), tid);
+		});
+		fibers.join();
+	});
+}
+
+TEST(Bind, AnotherFiberIsBoundWhenItRuns)
+{
+	on_runtime({2}, [] {
+		Fibers fibers;
+		std::atomic<struct fiber *> sleeper{nullptr};
+		std::atomic<bool> bound{false};
+
+		fibers.start([&] {
+			sleeper = weft_fiber_self();
+			for (uint64_t until = in_ms(5000);
+				weft_now_ns() < until && !bound;) {
+				weft_sleep_until(weft_now_ns() + 100000);
+				weft_signals_deliver(nullptr);
+				bound = weft_fiber_is_bound(weft_fiber_self());
+			}
+		});
+		fibers.start([&] {
+			while (!sleeper)
+				weft_yield();
+			weft_fiber_bind_soon(sleeper, WEFT_BIND_AFFINITY);
+		});
+		fibers.join();
+		EXPECT_TRUE(bound);
+		EXPECT_EQ(weft_bound_count(WEFT_BIND_AFFINITY), 1u);
+	});
+}
+
+TEST(Bind, KernelThreadsEndAndTheirMemoryIsUsedAgain)
+{
+	on_runtime({2}, [] {
+		size_t before = names_in("/proc/self/task").size();
+		struct carrier *helpers;
+		int structs = 0;
+
+		for (int round = 0; round < 50; round++) {
+			Fibers fibers;
+
+			for (int i = 0; i < 4; i++)
+				fibers.start([] {
+					ASSERT_EQ(weft_fiber_bind(WEFT_BIND_OTHER), 0);
+				});
+			fibers.join();
+		}
+		for (uint64_t until = in_ms(5000);
+			names_in("/proc/self/task").size() > before + 1 &&
+			weft_now_ns() < until;)
+			weft_sleep_until(weft_now_ns() + 1000000);
+		EXPECT_LE(names_in("/proc/self/task").size(), before + 1);
+		for (helpers = weft_rt.helpers; helpers; helpers = helpers->all_next)
+			structs += helpers->kind == CARRIER_BOUND;
+		EXPECT_LT(structs, 100) << "of 200";
+	});
+}
+
+TEST(Bind, WithoutAThreadNothingChanges)
+{
+	on_runtime({2}, [] {
+		Fibers fibers;
+
+		fibers.start([] {
+			weft_fault_arm(WEFT_FAULT_CLONE, 1);
+			EXPECT_EQ(weft_fiber_bind(WEFT_BIND_OTHER), -EAGAIN);
+			weft_fault_arm(WEFT_FAULT_CLONE, 0);
+			EXPECT_FALSE(weft_fiber_is_bound(weft_fiber_self()));
+			EXPECT_TRUE(is_carrier(kernel_tid()));
+			EXPECT_EQ(weft_fiber_bind(WEFT_BIND_OTHER), 0) << "the next time";
+		});
+		fibers.join();
+	});
+}
+
+} // namespace

@@ -157,6 +157,37 @@ TEST(Options, EngineHasThreeNames)
 	EXPECT_EQ(parse({"WEFT_ENGINE=epoll"}).opt.engine, WEFT_OPTION_ENGINE_EPOLL);
 }
 
+TEST(Options, NativeTakesFileNamesAndNothingElse)
+{
+	const std::string longest(63, 'x');
+
+	EXPECT_STREQ(parse({"WEFT_NATIVE=libfoo.so"}).opt.native, "libfoo.so");
+	EXPECT_STREQ(parse({"WEFT_NATIVE=libfoo.so,bar.plugin.2"}).opt.native,
+		"libfoo.so,bar.plugin.2");
+	EXPECT_STREQ(parse({"WEFT_NATIVE=" + longest}).opt.native, longest.c_str());
+	EXPECT_EQ(parse({"WEFT=on"}).opt.native, nullptr);
+
+	std::string many = "WEFT_NATIVE=";
+	for (int i = 0; i < WEFT_NATIVE_NAMES_MAX; i++)
+		many += (i ? ",x" : "x") + std::to_string(i);
+	EXPECT_NE(parse({many}).opt.native, nullptr);
+	for (const std::string &bad : std::vector<std::string>{"", ",", "a,", ",a",
+		     "a,,b", "/lib/a.so", "a/b.so", "..", "a b", "a\tb", longest + "x"}) {
+		const Parsed p = parse({"WEFT_NATIVE=" + bad});
+
+		EXPECT_EQ(p.opt.native, nullptr) << bad;
+		expect_one_line(p);
+	}
+	EXPECT_EQ(parse({many + ",more"}).opt.native, nullptr);
+}
+
+TEST(Options, TraceTakesPin)
+{
+	EXPECT_TRUE(parse({"WEFT_TRACE=pin"}).opt.trace_pins);
+	EXPECT_FALSE(parse({"WEFT_TRACE=pins"}).opt.trace_pins);
+	EXPECT_FALSE(parse({"WEFT_STATS=exit"}).opt.trace_pins);
+}
+
 TEST(Options, ZeroSeedCountsAsGiven)
 {
 	const Parsed p = parse({"WEFT_SEED=0"});

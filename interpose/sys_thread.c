@@ -21,6 +21,7 @@
 #include "../runtime/deadline.h"
 #include "../runtime/futex.h"
 #include "../runtime/io.h"
+#include "../runtime/native.h"
 #include "../runtime/signals.h"
 #include "../runtime/stack.h"
 #include "../runtime/sys.h"
@@ -277,10 +278,19 @@ static bool from_pthread_create(struct weft_call *c)
 	return weft_fiber_creating(c->fiber) == WEFT_CREATING_FIBER;
 }
 
+static bool from_loader(const struct weft_call *c)
+{
+	const char *name = weft_site_soname(weft_slot_of(c->regs->raw));
+
+	return name[0] == 'l' && name[1] == 'd';
+}
+
 long sys_mmap(struct weft_call *c)
 {
 	long p;
 
+	if ((int)ARG5(c) >= 0 && from_loader(c))
+		weft_native_expect();
 	if (ARG1(c) || ARG4(c) != (MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK) ||
 		ARG3(c) & PROT_EXEC || !from_pthread_create(c))
 		return WEFT_RAW;
@@ -306,13 +316,6 @@ long sys_mprotect(struct weft_call *c)
 	if (ARG3(c) == PROT_NONE)
 		return weft_stack_guard(base, ARG1(c) + ARG2(c) - base);
 	return weft_stack_guard(base, ARG1(c) - base);
-}
-
-static bool from_loader(const struct weft_call *c)
-{
-	const char *name = weft_site_soname(weft_slot_of(c->regs->raw));
-
-	return name[0] == 'l' && name[1] == 'd';
 }
 
 long sys_munmap(struct weft_call *c)

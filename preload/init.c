@@ -317,6 +317,7 @@ static const char *open_unwinder(void)
 
 	if (weft_walk_ready() || (!state.options.native && !has_native()))
 		return NULL;
+	weft_native_expect();
 	if (!state.modules)
 		return "native libraries can be told apart with glibc 2.35 and later only";
 	plugin = state.unwinder[0] ? dlopen(state.unwinder, RTLD_NOW | RTLD_LOCAL) : NULL;

@@ -37,6 +37,7 @@ enum { BUILT_IN = sizeof built_in / sizeof *built_in };
 static struct name name[WEFT_NATIVE_MAX + BUILT_IN]; /* (c) the user's first */
 static unsigned count, users;                        /* (c) */
 static uint64_t met;                                 /* (a) a bit for each */
+static bool possible;                                /* (a) one may be there */
 
 bool weft_native_watches; /* (c) once fibers run */
 
@@ -103,7 +104,13 @@ bool weft_native_has(uintptr_t address)
 {
 	struct weft_module m;
 
-	return count && weft_module_of(address, &m) && is_listed(&m);
+	return unlikely(load_relaxed(&possible)) && weft_module_of(address, &m) &&
+	       is_listed(&m);
+}
+
+void weft_native_expect(void)
+{
+	store_relaxed(&possible, true);
 }
 
 void weft_native_watch(void)

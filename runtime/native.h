@@ -29,6 +29,8 @@ bool weft_native_met(unsigned i);
 
 /* Does this address lie in such a library? Any kernel thread may ask. */
 bool weft_native_has(uintptr_t address);
+/* There is one, or something is being loaded: until then nothing is asked. */
+void weft_native_expect(void);
 
 /* From here on the stacks of parking fibers are looked at: the unwinder is there. */
 void weft_native_watch(void);

@@ -222,6 +222,10 @@ TEST(Native, ALibrarysFramePinsForThePark)
 		open_unwinder();
 		CHECK(dladdr((void *)qsort, &info));
 		weft_native_set(basename(info.dli_fname)); // libc.so.6
+		EXPECT_FALSE(weft_native_has((uintptr_t)qsort)) << "nothing is asked";
+		weft_native_expect();
+		EXPECT_TRUE(weft_native_has((uintptr_t)qsort));
+		EXPECT_FALSE(weft_native_has((uintptr_t)open_unwinder));
 		weft_native_watch();
 		ASSERT_EQ(start_runtime({2, true}, &what), 0) << what;
 		Fibers fibers;

@@ -20,6 +20,7 @@
 #include "../runtime/accounting.h"
 #include "../runtime/atomic.h"
 #include "../runtime/attributes.h"
+#include "../runtime/deadline.h"
 #include "../runtime/bind.h"
 #include "../runtime/signals.h"
 #include "../runtime/sys.h"
@@ -508,7 +509,8 @@ static long sleep_by_fiber(struct weft_call *c, int tid)
 	if (t->tv_sec < 0 || (uint64_t)t->tv_nsec >= 1000000000u)
 		return -EINVAL;
 	if (!c->again) {
-		c->deadline = (uint64_t)t->tv_sec * 1000000000u + (uint64_t)t->tv_nsec;
+		c->deadline = weft_deadline_at(
+			CLOCK_MONOTONIC, (uint64_t)t->tv_sec, (uint64_t)t->tv_nsec);
 		f = weft_fiber_by_tid(tid);
 		if (!(ARG2(c) & TIMER_ABSTIME) && f)
 			c->deadline += weft_cpu_time(f);
@@ -521,7 +523,7 @@ static long sleep_by_fiber(struct weft_call *c, int tid)
 		wait = f ? c->deadline - used : NEVER_NS;
 		if (wait < LOOK_NS)
 			wait = LOOK_NS;
-		if (weft_sleep_until(weft_now_ns() + wait) == WEFT_WAKE_INTERRUPT)
+		if (weft_sleep_until(weft_deadline_in(0, wait)) == WEFT_WAKE_INTERRUPT)
 			break;
 	}
 	if (left && !(ARG2(c) & TIMER_ABSTIME) && !bad((uint64_t)left, sizeof *left))

@@ -50,7 +50,8 @@ static uint64_t to_ns(uint64_t sec, uint64_t ns, uint64_t max)
 {
 	if (sec >= max / SECOND)
 		return max;
-	return sec * SECOND + ns;
+	ns += sec * SECOND;
+	return ns < max ? ns : max;
 }
 
 static int64_t clock_ns(int clock)

@@ -7,6 +7,7 @@
  * some fiber waits for, and no more: one signal ends one wait, and before the call of the
  * fiber returns the receiver has stopped looking for what only that one wanted.
  */
+#include "deadline.h"
 #include "signals_impl.h"
 
 static struct sig_waiter *waiters, **last = &waiters; /* (l) first come, first served */
@@ -169,8 +170,8 @@ long weft_sig_timedwait(
 	if (timeout) {
 		if (timeout->tv_sec < 0 || (uint64_t)timeout->tv_nsec >= 1000000000u)
 			return -EINVAL;
-		deadline = weft_now_ns() + (uint64_t)timeout->tv_sec * 1000000000u +
-			   (uint64_t)timeout->tv_nsec;
+		deadline = weft_deadline_in(
+			(uint64_t)timeout->tv_sec, (uint64_t)timeout->tv_nsec);
 	}
 	weft_signals_publish(f);
 	for (;;) {

@@ -327,7 +327,7 @@ TEST(Signals, TimedwaitTakesWhatIsBlocked)
 			EXPECT_EQ(
 				weft_sig_timedwait(&want, nullptr, nullptr, 8), SIGUSR1);
 		});
-		until([&] { return load_acquire(&f->helper) != nullptr; });
+		until([&] { return is_parked(f, WEFT_REASON_SIGNAL); });
 		weft_sig_send_thread(weft_fiber_tid(f), SIGUSR1, nullptr);
 	});
 }

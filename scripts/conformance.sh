@@ -153,37 +153,7 @@ add_test() { # NAME LIMIT COMMAND
 	fi
 }
 
-# The source package goes to the build folder, by package lists of its own: whether
-# the machine's sources.list names source packages does not matter, nor is it changed.
 posix_source=$results/posixtestsuite
-fetch_posix() {
-	local lists=$results/apt options
-	[ ! -e "$posix_source/.complete" ] || return 0
-	rm -rf "$posix_source" "$lists"
-	mkdir -p "$lists/parts" "$lists/lists/partial"
-	if [ -e /etc/apt/sources.list.d/debian.sources ]; then
-		sed 's/^Types: deb$/Types: deb-src/' \
-			/etc/apt/sources.list.d/debian.sources >"$lists/parts/debian.sources"
-	else
-		sed -n 's/^deb /deb-src /p' /etc/apt/sources.list >"$lists/parts/debian.list"
-	fi
-	options=(-q -o Dir::Etc::sourcelist=/dev/null
-		-o "Dir::Etc::sourceparts=$lists/parts"
-		-o "Dir::State::lists=$lists/lists" -o Acquire::Retries=2)
-	[ "$(id -u)" -ne 0 ] || options+=(-o APT::Sandbox::User=root)
-	status "fetching posixtestsuite"
-	# shellcheck disable=SC2016 # it is the inner shell that expands it
-	launch "$work/fetch.log" sh -c 'cd "$1" && shift && apt-get "$@" update &&
-		apt-get "$@" source --download-only posixtestsuite' sh "$lists" "${options[@]}"
-	finish "$launched_pid" 300 "fetching posixtestsuite" || {
-		show_log "$work/fetch.log"
-		fail "apt-get source posixtestsuite failed"
-	}
-	dpkg-source --no-check -x "$lists"/posixtestsuite_*.dsc "$posix_source" \
-		>"$work/fetch.log" 2>&1 || fail "dpkg-source failed: $(cat "$work/fetch.log")"
-	rm -rf "$lists" "$results"/posixtestsuite_*
-	touch "$posix_source/.complete"
-}
 
 # The tests of the areas: those with a main() that leave the machine's clock alone.
 # Of sigaction's 526, which differ by the number of the signal, the first three each.
@@ -240,7 +210,7 @@ posix_racy='pthread_detach/4-3'
 
 add_posix() {
 	local file name program seconds
-	fetch_posix
+	fetch_source posixtestsuite "$posix_source"
 	posix_programs=$results/programs
 	mkdir -p "$posix_programs" "$work/programs"
 	posix_files >"$work/posix"

@@ -186,6 +186,42 @@ await_server() {
 }
 
 # ----------------------------------------------------------------------
+# Other people's source
+
+# fetch_source PACKAGE FOLDER: unpack the Debian source package there, once. By package
+# lists of its own: whether the machine's sources.list names source packages does not
+# matter, nor is it changed.
+fetch_source() {
+	local package=$1 folder=$2 lists=$2.apt options
+	[ ! -e "$folder/.complete" ] || return 0
+	rm -rf "$folder" "$lists"
+	mkdir -p "$lists/parts" "$lists/lists/partial"
+	if [ -e /etc/apt/sources.list.d/debian.sources ]; then
+		sed 's/^Types: deb$/Types: deb-src/' \
+			/etc/apt/sources.list.d/debian.sources >"$lists/parts/debian.sources"
+	else
+		sed -n 's/^deb /deb-src /p' /etc/apt/sources.list >"$lists/parts/debian.list"
+	fi
+	options=(-q -o Dir::Etc::sourcelist=/dev/null
+		-o "Dir::Etc::sourceparts=$lists/parts"
+		-o "Dir::State::lists=$lists/lists" -o Acquire::Retries=2)
+	[ "$(id -u)" -ne 0 ] || options+=(-o APT::Sandbox::User=root)
+	status "fetching $package"
+	# shellcheck disable=SC2016 # it is the inner shell that expands it
+	launch "$work/fetch.log" sh -c 'cd "$1" && package=$2 && shift 2 &&
+		apt-get "$@" update && apt-get "$@" source --download-only "$package"' \
+		sh "$lists" "$package" "${options[@]}"
+	finish "$launched_pid" 300 "fetching $package" || {
+		show_log "$work/fetch.log"
+		fail "apt-get source $package failed"
+	}
+	dpkg-source --no-check -x "$lists/$package"_*.dsc "$folder" \
+		>"$work/fetch.log" 2>&1 || fail "dpkg-source failed: $(cat "$work/fetch.log")"
+	rm -rf "$lists"
+	touch "$folder/.complete"
+}
+
+# ----------------------------------------------------------------------
 # The programs
 
 build=		# build folder

@@ -2,7 +2,6 @@
  * signal_calls.c - masks, waiting for signals, alternate stacks: system calls on the
  * calling fiber's own state. Functions return what the kernel returns.
  */
-#include "deadline.h"
 #include "signals_impl.h"
 
 bool weft_signals_attention(const struct fiber *f)

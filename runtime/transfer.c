@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 #include "deadline.h"
@@ -240,7 +241,48 @@ struct outgoing {
 	size_t total, done;
 	size_t before; /* sent of the same call already */
 	enum weft_tried tried;
+	/* What the kernel reads at the start: the program's own may go while we wait. */
+	struct msghdr own;
+	struct iovec *kept, few[REST];
+	size_t kept_count;
 };
+
+static long keep_vector(struct outgoing *o)
+{
+	const struct iovec *from = o->msg ? o->msg->msg_iov : o->iov;
+	size_t n = o->msg ? o->msg->msg_iovlen : (size_t)o->count;
+	long p;
+
+	if (o->kept || !from || !n)
+		return 0;
+	o->kept = o->few;
+	o->kept_count = n;
+	if (n > REST) {
+		p = weft_sys_map(n * sizeof *from, PROT_READ | PROT_WRITE, 0);
+		if (weft_sys_failed(p)) {
+			o->kept = NULL;
+			return p;
+		}
+		o->kept = (struct iovec *)p;
+	}
+	if (weft_copy_user(o->kept, from, n * sizeof *from))
+		return -EFAULT;
+	if (!o->msg) {
+		o->iov = o->kept;
+		return 0;
+	}
+	if (weft_copy_user(&o->own, o->msg, sizeof o->own))
+		return -EFAULT;
+	o->own.msg_iov = o->kept;
+	o->msg = &o->own;
+	return 0;
+}
+
+static void forget_vector(struct outgoing *o)
+{
+	if (o->kept && o->kept != o->few)
+		weft_sys_unmap(o->kept, o->kept_count * sizeof *o->kept);
+}
 
 static long send_rest(struct outgoing *o, int extra)
 {
@@ -396,8 +438,10 @@ static long send_blocking(struct outgoing *o)
 				o->done += (size_t)r;
 			break;
 		}
-		r = weft_wait_as_told(
-			&o->file, POLLOUT, o->timeout, &deadline, WEFT_REASON_WRITE);
+		r = keep_vector(o);
+		if (!r)
+			r = weft_wait_as_told(&o->file, POLLOUT, o->timeout, &deadline,
+				WEFT_REASON_WRITE);
 		if (r < 0)
 			break;
 		/* With a part on its way, what went wrong is the next call's to tell. */
@@ -406,6 +450,7 @@ static long send_blocking(struct outgoing *o)
 			break;
 	}
 	weft_held_release(&o->file);
+	forget_vector(o);
 	/*
 	 * The kernel was told MSG_NOSIGNAL; the fiber gets its SIGPIPE here. When a part
 	 * was taken, a socket does not send it, a pipe does (fs/pipe.c).

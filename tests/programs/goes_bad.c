@@ -93,6 +93,62 @@ static void *waits(void *arg)
 	return arg;
 }
 
+/* A reader that begins when the page is gone, and takes all there is. */
+static size_t taken;
+
+static void *spoils_and_takes(void *arg)
+{
+	int fd = *(int *)arg;
+	char buf[4096];
+	ssize_t n;
+
+	usleep(30000);
+	OK(munmap(page, 4096));
+	while ((n = OK(read(fd, buf, sizeof buf))) > 0)
+		taken += (size_t)n;
+	return NULL;
+}
+
+/* The vector, or the message, goes; the data stays. The kernel has read it already. */
+static void *sends(void *arg)
+{
+	static char much[1 << 20];
+	enum { PARTS = 20 };
+
+	for (int way = 0; way < 6; way++) {
+		int ends[2], parts = way % 2 ? PARTS : 2;
+		struct msghdr m, *msg = &m;
+		struct iovec *v = (struct iovec *)(void *)new_page();
+		ssize_t n;
+
+		if (way < 2)
+			OK(pipe(ends));
+		else
+			unix_pair(ends);
+		for (int i = 0; i < parts; i++) {
+			v[i].iov_base = much + i * 1000;
+			v[i].iov_len = i < parts - 1 ? 1000 : sizeof much - PARTS * 1000;
+		}
+		memset(&m, 0, sizeof m);
+		m.msg_iov = v;
+		m.msg_iovlen = (size_t)parts;
+		msg = (struct msghdr *)(void *)(page + 2048);
+		*msg = m;
+		taken = 0;
+		/* pipe: [0] reads; socket pair: either does */
+		pthread_t t = start(spoils_and_takes, &ends[0]);
+		n = way < 4 ? writev(ends[1], v, parts) : sendmsg(ends[1], msg, 0);
+		OK(close(ends[1]));
+		finish(t);
+		say("%s of %d: all of it %d, as much as was taken %d",
+			way < 4 ? "writev" : "sendmsg", parts,
+			n == (ssize_t)sizeof much - PARTS * 1000 + (parts - 1) * 1000,
+			n == (ssize_t)taken);
+		OK(close(ends[0]));
+	}
+	return arg;
+}
+
 static void handler(int sig)
 {
 	(void)sig;
@@ -146,5 +202,6 @@ int main(void)
 	unix_pair(pair);
 	on_thread(waits, NULL);
 	on_thread(times, NULL);
+	on_thread(sends, NULL);
 	return 0;
 }

@@ -11,7 +11,7 @@
 #include <sys/resource.h>
 #include <sys/sem.h>
 
-enum { LOCKERS = 12, TAKERS = 12, TASKS = 6, NOBODY = 64123 };
+enum { LOCKERS = 12, TAKERS = 12, TASKS = 6 };
 
 static int semaphores, blocked, handled, interrupted;
 
@@ -87,6 +87,7 @@ int main(void)
 	struct sigaction sa = {.sa_handler = handler, .sa_flags = SA_RESTART};
 	struct rlimit rl = {TASKS, TASKS};
 	pthread_t lockers[LOCKERS], takers[TAKERS];
+	uid_t nobody = 100000 + (uid_t)getpid(); /* the limit counts a user's */
 	int fd;
 
 	if (geteuid()) {
@@ -97,8 +98,8 @@ int main(void)
 	OK(chmod("lock", 0666));
 	OK(flock(fd, LOCK_EX));
 	OK(setgroups(0, NULL));
-	OK(setresgid(NOBODY, NOBODY, NOBODY));
-	OK(setresuid(NOBODY, NOBODY, NOBODY));
+	OK(setresgid(nobody, nobody, nobody));
+	OK(setresuid(nobody, nobody, nobody));
 	OK(setrlimit(RLIMIT_NPROC, &rl));
 	semaphores = OK(semget(IPC_PRIVATE, 1, 0600));
 	OK(semctl(semaphores, 0, SETVAL, 0));

@@ -247,14 +247,16 @@ static bool exit_commit(struct fiber *f, void *arg)
 		weft_bound_end(f);
 	table_leave();
 	/*
-	 * Its id is given up last: who waits for the word while it holds an id of no
-	 * fiber waits for a kernel thread, in the kernel (wait_shared, sys_thread.c).
+	 * Its id is given up after the word has become 0: who waits for the word while
+	 * it holds an id of no fiber waits for a kernel thread, in the kernel
+	 * (wait_shared, sys_thread.c), which finds the 0. But before its joiner is
+	 * woken, to whom the id is nobody's.
 	 */
-	if (clear_tid) {
+	if (clear_tid)
 		store_seq_cst(clear_tid, 0);
-		weft_futex_wake(clear_tid, 1, UINT32_MAX, true);
-	}
 	table_give(f);
+	if (clear_tid)
+		weft_futex_wake(clear_tid, 1, UINT32_MAX, true);
 	return true;
 }
 

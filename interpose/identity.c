@@ -594,7 +594,8 @@ static void take_effect(const struct weft_call *c, struct fiber *f, uint32_t wha
 
 /*
  * What the kernel says of this carrier (which checks the arguments), with what is the
- * fiber's own written over it. A bound fiber's kernel thread knows by itself.
+ * fiber's own written over it. A bound fiber has nothing of its own that its kernel
+ * thread does not know: id 0, the carrier, until that thread has it.
  */
 long sys_sched_get(struct weft_call *c)
 {
@@ -606,10 +607,8 @@ long sys_sched_get(struct weft_call *c)
 
 	if (!f)
 		return WEFT_RAW;
-	if (weft_fiber_kernel_tid(f))
-		return with_first(c, (uint64_t)weft_fiber_kernel_tid(f));
 	if (!weft_attributes_sched(f, &own))
-		return with_first(c, 0);
+		return with_first(c, (uint64_t)weft_fiber_kernel_tid(f));
 	switch (c->regs->rax) {
 	case SYS_sched_getscheduler:
 		return (long)own.policy |
@@ -660,11 +659,10 @@ long sys_sched_getaffinity(struct weft_call *c)
 
 	if (!f)
 		return WEFT_RAW;
-	if (weft_fiber_kernel_tid(f))
-		return with_first(c, (uint64_t)weft_fiber_kernel_tid(f));
 	r = with_first(c, 0);
-	if (r > 0)
-		weft_attributes_affinity(f, (void *)ARG3(c), (size_t)r);
+	if (r > 0 && !weft_attributes_affinity(f, (void *)ARG3(c), (size_t)r) &&
+		weft_fiber_kernel_tid(f))
+		return with_first(c, (uint64_t)weft_fiber_kernel_tid(f));
 	return r;
 }
 
@@ -736,9 +734,9 @@ long sys_getpriority(struct weft_call *c)
 
 	if (!f)
 		return WEFT_RAW;
-	if (weft_fiber_kernel_tid(f))
-		return with_second(c, (uint64_t)weft_fiber_kernel_tid(f));
-	return weft_attributes_sched(f, &own) ? 20 - own.nice : with_second(c, 0);
+	return weft_attributes_sched(f, &own)
+		       ? 20 - own.nice
+		       : with_second(c, (uint64_t)weft_fiber_kernel_tid(f));
 }
 
 long sys_ioprio_set(struct weft_call *c)
@@ -765,7 +763,7 @@ long sys_ioprio_get(struct weft_call *c)
 
 	if (!f)
 		return WEFT_RAW;
-	if (weft_fiber_kernel_tid(f))
-		return with_second(c, (uint64_t)weft_fiber_kernel_tid(f));
-	return weft_attributes_ioprio(f, &own) ? own : with_second(c, 0);
+	return weft_attributes_ioprio(f, &own)
+		       ? own
+		       : with_second(c, (uint64_t)weft_fiber_kernel_tid(f));
 }

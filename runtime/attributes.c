@@ -293,8 +293,9 @@ void weft_attributes_bound(struct fiber *f)
 {
 	weft_lock(&asking); /* nobody adds to them meanwhile */
 	apply(f, false);
-	weft_attributes_drop(f);
 	store_release(&f->kernel_tid, f->bound->tid); /* [kernel-tid] */
+	/* Who finds no record any more finds the thread that has it all. */
+	weft_attributes_drop(f);
 	weft_unlock(&asking);
 }
 

@@ -258,8 +258,14 @@ int weft_walk_next(struct weft_unwind_frame *f, bool *ret_mark)
 	*ret_mark = (rule & MARK) != 0;
 	if (unlikely((rule & KIND_BITS) == WEFT_UNWIND_OUTER))
 		return 0;
-	if (unlikely((rule & KIND_BITS) == WEFT_UNWIND_HARD))
-		return step_hard(f);
+	/*
+	 * The outermost frame says so in its table, which is a rule. Where libunwind comes
+	 * to an end by itself it has lost the way.
+	 */
+	if (unlikely((rule & KIND_BITS) == WEFT_UNWIND_HARD)) {
+		r = step_hard(f);
+		return r ? r : -EINVAL;
+	}
 	r = step_simply(f, rule, value);
 	f->exact = (rule & SIGNAL) != 0;
 	return r;

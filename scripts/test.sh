@@ -18,7 +18,7 @@ carrier, many, one CPU, forced migration …); the two must not differ.
   --later       also tests of what is not done yet (labels later3 …)
   --no-setup    install nothing
   --no-asan     leave the sanitizers out
-  --limit S     stop everything after S seconds of testing (800)
+  --limit S     stop everything after S seconds of testing (1000)
   -h            this text
 
 Exit status 0 when all pass. Whenever this script or one of the tests is killed,
@@ -29,7 +29,7 @@ END
 setup=true
 asan=true
 later=false
-limit=800
+limit=1000
 select=()
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -85,7 +85,7 @@ run() { # BUILD ARG...
 	fi
 	setpriv --pdeathsig KILL -- timeout --foreground -k 10 "$left" \
 		setpriv --pdeathsig KILL -- \
-		ctest --test-dir "$@" -j "$jobs" --output-on-failure --no-tests=error ||
+		ctest --test-dir "$@" -j "$((jobs + 1))" --output-on-failure --no-tests=error ||
 		status=$?
 	if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
 		echo "test: stopped after $limit s (--limit)" >&2

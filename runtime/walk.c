@@ -259,8 +259,8 @@ int weft_walk_next(struct weft_unwind_frame *f, bool *ret_mark)
 	if (unlikely((rule & KIND_BITS) == WEFT_UNWIND_OUTER))
 		return 0;
 	/*
-	 * The outermost frame says so in its table, which is a rule. Where libunwind comes
-	 * to an end by itself it has lost the way.
+	 * The outermost frame says so in its table, which is a rule. Where libunwind
+	 * comes to an end by itself it has lost the way.
 	 */
 	if (unlikely((rule & KIND_BITS) == WEFT_UNWIND_HARD)) {
 		r = step_hard(f);

@@ -85,7 +85,7 @@ run() { # BUILD ARG...
 	fi
 	setpriv --pdeathsig KILL -- timeout --foreground -k 10 "$left" \
 		setpriv --pdeathsig KILL -- \
-		ctest --test-dir "$@" -j "$((jobs + 1))" --output-on-failure --no-tests=error ||
+		ctest --test-dir "$@" -j "$jobs" --output-on-failure --no-tests=error ||
 		status=$?
 	if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
 		echo "test: stopped after $limit s (--limit)" >&2

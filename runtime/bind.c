@@ -232,15 +232,10 @@ int weft_fiber_bind(enum weft_bind_reason why)
 		return 0;
 	/* Of the carriers' clocks it has so far; from here on one clock is its own. */
 	weft_cpu_time(f);
-	if (f->flags & FIBER_MAIN && !f->pins)
-		go_home();
-	if ((f->pins || weft_carrier_self() == weft_rt.carrier[0]) &&
-		(f->pins || f->flags & FIBER_MAIN)) {
-		if (bind_in_place(f))
-			goto out;
-		if (f->pins)
-			return -EAGAIN;
-	}
+	if ((f->pins || (f->flags & FIBER_MAIN && go_home())) && bind_in_place(f))
+		goto out;
+	if (f->pins)
+		return -EAGAIN;
 	c = make(f);
 	if (!c)
 		return -EAGAIN;

@@ -496,7 +496,9 @@ static void retire(struct carrier *c)
 
 /* ---- bound carriers; see bind.c ------------------------------------------- */
 
-struct fiber *weft_sched_take_bound(struct carrier *c)
+/* What is others' in the inbox goes to them; its own fiber, if it is there, is returned.
+ */
+static struct fiber *hand_on(struct carrier *c)
 {
 	struct fiber *found = NULL;
 
@@ -510,6 +512,13 @@ struct fiber *weft_sched_take_bound(struct carrier *c)
 		else
 			weft_sched_post(c, f);
 	}
+	return found;
+}
+
+struct fiber *weft_sched_take_bound(struct carrier *c)
+{
+	struct fiber *found = hand_on(c);
+
 	/* Others' came back: there is nobody to take them just now. */
 	if (load_relaxed(&c->inbox))
 		weft_monitor_wake();
@@ -518,14 +527,10 @@ struct fiber *weft_sched_take_bound(struct carrier *c)
 
 void weft_sched_rescue(struct carrier *c)
 {
-	if (load_seq_cst(&c->sig_inbox))
-		sig_inbox_drain(c);
-	if (!load_seq_cst(&c->inbox))
-		return;
-	for (struct fiber *f = inbox_take(c), *next; f; f = next) {
-		next = f->qnext;
-		weft_sched_post(c, f);
-	}
+	struct fiber *own = hand_on(c);
+
+	if (own)
+		weft_sched_give(c, own);
 }
 
 /* Sleeps until something is posted, a completion arrives or a timer is due. */

@@ -220,7 +220,7 @@ static void dispatch_fiber(struct weft_call *c)
 	done(r, ret);
 	/* [attention] Cleared first, then looked at: a signal is seen by one of us. */
 	weft_fiber_in_weft(c->fiber, false);
-	while (unlikely(weft_signals_attention(c->fiber))) {
+	while (unlikely(weft_signals_leave_due(c->fiber))) {
 		weft_fiber_in_weft(c->fiber, true);
 		weft_signals_deliver(r);
 		weft_fiber_in_weft(c->fiber, false);

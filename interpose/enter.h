@@ -53,7 +53,7 @@ void weft_leave_slow(struct fiber *f);
 static inline void weft_leave(struct fiber *f)
 {
 	weft_fiber_in_weft(f, false);
-	if (__builtin_expect(weft_signals_attention(f), 0))
+	if (__builtin_expect(weft_signals_leave_due(f), 0))
 		weft_leave_slow(f);
 }
 

@@ -16,7 +16,7 @@ void weft_leave_slow(struct fiber *f)
 		weft_fiber_in_weft(f, true);
 		weft_signals_deliver(NULL);
 		weft_fiber_in_weft(f, false);
-	} while (weft_signals_attention(f));
+	} while (weft_signals_leave_due(f));
 }
 
 /*

@@ -141,7 +141,7 @@ static void reset(struct fiber *f, uintptr_t fs_base)
 	f->bound = NULL;
 	f->kernel_tid = 0;
 	f->bind_due = 0;
-	f->attention = 0;
+	f->attention = f->give_way = 0;
 	f->interruptible = 0;
 	f->io_carrier = NULL;
 	f->io_pending = 0;

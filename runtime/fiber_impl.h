@@ -82,6 +82,7 @@ struct fiber {
 	uint8_t reason;          /* (o) enum weft_park_reason */
 	uint8_t flags;           /* (o) FIBER_… */
 	int attention;       /* (a) a signal may be deliverable: look when leaving weft */
+	int give_way;        /* (a) to give way when it leaves weft, and not before */
 	uint8_t vector_live; /* (o) came through a site: vector registers matter */
 	uint8_t tried;       /* (o) enum weft_tried: what the front door found out */
 	uint8_t creating;    /* (o) enum weft_creating: inside libc's pthread_create */
@@ -105,6 +106,7 @@ struct fiber {
 	bool io_in_set;                 /* (poller lock) … until its wait is over */
 	int io_fd;                      /* (a) the number it waits for, or -1 */
 	bool io_direct;        /* (o) the ring makes the call itself, on its file */
+	int io_disturbed;      /* (a) its accept was begun anew: see accept_in_ring */
 	unsigned io_mark;      /* (a) its operation is in the kernel from here on */
 	int again_fd;          /* (o) where it saw EAGAIN last, or -1 */
 	uint16_t again_events; /* (o) … and for what */

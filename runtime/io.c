@@ -291,8 +291,10 @@ static long op_wait(struct op *op, enum weft_park_reason reason, int *ret_fd)
 		how = weft_park(reason, op_commit, op);
 		weft_timer_disarm(f);
 		/* A close may have given the wait another number: it goes on there. */
-		if (unlikely(how == WEFT_WAKE_MOVED && op->fd >= 0))
+		if (unlikely(how == WEFT_WAKE_MOVED && op->fd >= 0)) {
 			op->fd = load_seq_cst(&f->io_fd);
+			store_seq_cst(&f->io_disturbed, 1);
+		}
 	} while (unlikely(how == WEFT_WAKE_MOVED));
 	f->interruptible = 0;
 	if (op->fd >= 0) {
@@ -470,6 +472,61 @@ static long accept_when_ready(
 	return r;
 }
 
+/* One that waits for this listener looks again, and passes on what it leaves. */
+static void pass_on(int fd)
+{
+	for (uint32_t i = 0; i < load_acquire(&weft_rt.fresh); i++) {
+		struct fiber *f =
+			&weft_rt.chunk[i / WEFT_FIBER_CHUNK][i % WEFT_FIBER_CHUNK];
+		struct carrier *c;
+
+		if (load_seq_cst(&f->io_fd) != fd || f->reason != WEFT_REASON_ACCEPT)
+			continue;
+		store_seq_cst(&f->io_disturbed, 1); /* [accept-pass] */
+		c = load_seq_cst(&f->io_carrier);
+		if (c)
+			weft_sched_interrupt(c, f);
+		/* It has not begun, or is not through: then it finds the word set. */
+		if (load_seq_cst(&f->io_fd) == fd)
+			return;
+	}
+}
+
+/*
+ * Whoever waits for a listener waits alone: a connection wakes one of them. The kernel
+ * marks an operation as cancelled before it takes it off the listener's queue, and what
+ * arrives in between wakes that one in vain (io_poll_wake, Linux 6.18), even several
+ * connections the same one. So who was disturbed, by a signal, a time-out or a carrier
+ * that got rid of its ring, looks again before it leaves: a connection that is there
+ * comes first, as in inet_csk_wait_for_connect. What is left is for the next, who
+ * does the same.
+ *
+ *     passing on                      the other one
+ *     io_disturbed = 1                io_fd = -1
+ *     (seq_cst)  [accept-pass]        (seq_cst)
+ *     io_fd still there? done         io_disturbed set? look
+ */
+static long accept_in_ring(struct op *op)
+{
+	struct fiber *f = weft_fiber_self();
+	bool disturbed = false, again;
+	long r;
+
+	do {
+		r = op_wait(op, WEFT_REASON_ACCEPT, &(int){0});
+		again = r == -EINTR || r == -ETIMEDOUT;
+		disturbed |= again;
+		if (unlikely(load_seq_cst(&f->io_disturbed))) {
+			store_seq_cst(&f->io_disturbed, 0);
+			disturbed = true;
+		}
+		if (likely(!disturbed) || !weft_fd_poll_now(op->fd, POLLIN))
+			return r;
+	} while (again);
+	pass_on(op->fd);
+	return r;
+}
+
 /*
  * There is no non-blocking accept on a blocking socket, and readiness can be
  * stolen by another process: the ring waits and accepts in one operation.
@@ -491,7 +548,7 @@ long weft_io_accept(int fd, void *addr, void *addrlen, int flags)
 		.deadline = weft_fd_deadline(fd, SO_RCVTIMEO)};
 	long r = weft_on_epoll()
 			 ? accept_when_ready(fd, addr, addrlen, flags, op.deadline)
-			 : op_wait(&op, WEFT_REASON_ACCEPT, &(int){0});
+			 : accept_in_ring(&op);
 
 	if (r == -EINTR && op.deadline != WEFT_NO_DEADLINE)
 		return WEFT_RESTART_NEVER;

@@ -230,7 +230,21 @@ static bool inbox_drain(struct carrier *c, struct carrier *from)
 	return true;
 }
 
-/* Fibers whose ring operation a signal wants to end; see weft_interrupt. */
+/* From anywhere: ends f's operation in c's ring. */
+void weft_sched_interrupt(struct carrier *c, struct fiber *f)
+{
+	struct fiber *head;
+
+	if (xchg_seq_cst(&f->sig_queued, 1))
+		return;
+	head = load_relaxed(&c->sig_inbox);
+	do {
+		f->sig_next = head;
+	} while (!cas_seq_cst(&c->sig_inbox, &head, f));
+	weft_carrier_wake(c);
+}
+
+/* Fibers whose ring operation is to end: for a signal, or to be begun anew. */
 static bool sig_inbox_drain(struct carrier *c)
 {
 	if (!load_relaxed(&c->sig_inbox))
@@ -242,7 +256,9 @@ static bool sig_inbox_drain(struct carrier *c)
 
 		store_seq_cst(&f->sig_queued, 0);
 		if (f->io_carrier == c && f->io_pending && f->interruptible)
-			weft_io_abort(c, f, WEFT_WAKE_INTERRUPT);
+			weft_io_abort(c, f,
+				load_seq_cst(&f->attention) ? WEFT_WAKE_INTERRUPT
+							    : WEFT_WAKE_MOVED);
 		f = next;
 	}
 	return true;
@@ -436,18 +452,44 @@ bool weft_sched_has_work(const struct carrier *c)
  * In the handler of the monitor's kick, on a stuck carrier's signal stack, between two
  * instructions of the fiber's own code (or in a system call of its own). The ring answers
  * to this thread alone: what waits there is ended and begun anew by other carriers.
+ *
+ * One that makes call after call of which none waits is met inside weft most of the time,
+ * or always: it gives way when it leaves (weft_sched_give_way).
  */
 void weft_sched_called(struct carrier *c)
 {
 	struct fiber *f = c->current;
 
-	if (!f || load_relaxed(&f->in_weft) || !(load_relaxed(&c->odd) & ODD_STUCK))
+	if (!f || !(load_relaxed(&c->odd) & ODD_STUCK))
 		return;
+	if (load_relaxed(&f->in_weft)) {
+		store_relaxed(&f->give_way, 1);
+		return;
+	}
 	store_relaxed(&c->called, 0);
 	look_outside(c);
 	weft_engine_evict(c);
 	if (weft_sched_queued(c) && !weft_sched_wake_one(c))
 		weft_monitor_wake();
+}
+
+static bool yield_commit(struct fiber *f, void *arg);
+
+/* The fiber leaves weft, and may have been asked to let its carrier do its work. */
+void weft_sched_give_way(void)
+{
+	struct carrier *c = weft_carrier_self();
+	struct fiber *f = c->current;
+
+	if (likely(!load_relaxed(&f->give_way)))
+		return;
+	store_relaxed(&f->give_way, 0);
+	/* Meanwhile it may have waited for something. */
+	if (!load_relaxed(&c->called) || c->kind != CARRIER_FULL)
+		return;
+	store_relaxed(&c->called, 0);
+	c->ticks = POLL_EVERY - 1;
+	weft_park(WEFT_REASON_YIELD, yield_commit, NULL);
 }
 
 /* The fiber that kept it has left its stack: the carrier is its own master again. */

@@ -73,8 +73,10 @@ void weft_sched_loop(void *carrier);
 void weft_sched_home(void *carrier); /* the same, begun by a fiber's first park */
 void weft_sched_ready(struct carrier *c, struct fiber *f); /* on c's own thread */
 void weft_sched_post(struct carrier *c, struct fiber *f);  /* from anywhere */
+void weft_sched_interrupt(struct carrier *c, struct fiber *f);
 void weft_carrier_wake(struct carrier *c);
 void weft_sched_called(struct carrier *c);         /* in its signal handler */
+void weft_sched_give_way(void);                    /* if it was called meanwhile */
 bool weft_sched_has_work(const struct carrier *c); /* of a stuck carrier */
 bool weft_sched_wake_one(const struct carrier *but);
 unsigned weft_sched_queued(const struct carrier *c);

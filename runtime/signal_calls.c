@@ -9,6 +9,11 @@ bool weft_signals_attention(const struct fiber *f)
 	return load_relaxed(&f->attention);
 }
 
+bool weft_signals_leave_due(const struct fiber *f)
+{
+	return load_relaxed(&f->attention) | load_relaxed(&f->give_way);
+}
+
 const int *weft_signals_attention_word(const struct fiber *f)
 {
 	return &f->attention;

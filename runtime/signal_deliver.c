@@ -212,6 +212,7 @@ enum weft_delivered weft_signals_deliver(struct weft_regs *regs)
 	int sig;
 
 	weft_fiber_bind_if_due();
+	weft_sched_give_way();
 	while (next_signal(f, &act, &sig, info)) {
 		/* The first one decides, as in the kernel. */
 		if (how == WEFT_DELIVERED_NONE)

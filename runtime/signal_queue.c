@@ -77,14 +77,7 @@ void weft_sig_interrupt(struct fiber *f)
 	}
 	c = load_seq_cst(&f->io_carrier);
 	if (c) {
-		if (!xchg_seq_cst(&f->sig_queued, 1)) {
-			struct fiber *head = load_relaxed(&c->sig_inbox);
-
-			do {
-				f->sig_next = head;
-			} while (!cas_seq_cst(&c->sig_inbox, &head, f));
-			weft_carrier_wake(c);
-		}
+		weft_sched_interrupt(c, f);
 		return;
 	}
 	c = load_relaxed(&f->carrier);
@@ -174,7 +167,7 @@ static long send_to_kernel(int sig, const void *info)
 
 long weft_sig_send_fiber(struct fiber *f, int sig, const void *info, bool process)
 {
-	bool open;
+	bool open, told;
 	long r;
 
 	weft_lock(&weft_sig.lock);
@@ -195,12 +188,18 @@ long weft_sig_send_fiber(struct fiber *f, int sig, const void *info, bool proces
 		weft_unlock(&weft_sig.lock);
 		return r;
 	}
+	/*
+	 * One that is pending already is on its way. Who sends it again and again must
+	 * not interrupt each instruction of a thread that could take it.
+	 */
+	told = sig < 34 && load_relaxed(&f->sig.pending) & BIT(sig) &&
+	       load_seq_cst(&f->attention);
 	r = weft_sig_queue(f, sig, info, process);
 	open = !(load_relaxed(&f->sig.mask) & BIT(sig));
 	if (open)
 		store_seq_cst(&f->attention, 1); /* [attention-open] */
 	weft_unlock(&weft_sig.lock);
-	if (open)
+	if (open && !told)
 		weft_sig_interrupt(f);
 	return r;
 }

@@ -92,6 +92,8 @@ enum weft_delivered {
 void weft_signals_nudge(struct fiber *f);
 /* Something may be deliverable to the calling fiber. */
 bool weft_signals_attention(const struct fiber *f);
+/* … or it is asked to give way: weft_signals_deliver does what there is to do. */
+bool weft_signals_leave_due(const struct fiber *f);
 /* Runs the handlers of what is deliverable; regs may be NULL (front door). */
 enum weft_delivered weft_signals_deliver(struct weft_regs *regs);
 

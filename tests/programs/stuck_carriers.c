@@ -1,10 +1,10 @@
 /*
  * Threads that keep whatever runs them, more than there are CPUs, with a system call
- * instruction of their own ("block") or by computing ("compute"). They do so after many
- * others have begun to wait: for sockets, connections, the time, a condition. All of
- * these must get on, the main thread too; the last of them lets the keepers go. Another
- * process, which nothing keeps, sends what they wait for. Three rounds, so that whoever
- * stood in for the stuck ones is there already.
+ * instruction of their own ("block"), by computing ("compute"), or by calls of which none
+ * waits ("calls"). They do so after many others have begun to wait: for sockets,
+ * connections, the time, a condition. All of these must get on, the main thread too; the
+ * last of them lets the keepers go. Another process, which nothing keeps, sends what they
+ * wait for. Three rounds, so that whoever stood in for the stuck ones is there already.
  */
 #include "prog.h"
 
@@ -14,7 +14,8 @@
 #define WAITERS 60
 #define ROUNDS  3
 
-static bool block;
+static bool block, calls;
+static int nowhere;
 static int let_go, kept, waiting, served;
 static int gate[2];
 static int pairs[WAITERS][2], tell[2], listener;
@@ -35,14 +36,17 @@ static long inline_syscall(long number, long a, long b, long c)
 
 static void *keeps(void *arg)
 {
-	char c;
+	char c = 0;
 
 	__atomic_fetch_add(&kept, 1, __ATOMIC_SEQ_CST);
 	if (block)
 		CHECK(inline_syscall(SYS_read, gate[0], (long)&c, 1) == 1);
 	else
 		while (!__atomic_load_n(&let_go, __ATOMIC_SEQ_CST))
-			__builtin_ia32_pause();
+			if (calls)
+				OK(write(nowhere, &c, 1));
+			else
+				__builtin_ia32_pause();
 	return arg;
 }
 
@@ -149,6 +153,8 @@ int main(int argc, char **argv)
 	int status;
 
 	block = argc > 1 && strcmp(argv[1], "block") == 0;
+	calls = argc > 1 && strcmp(argv[1], "calls") == 0;
+	nowhere = OK(open("/dev/null", O_WRONLY));
 	OK(pipe(gate));
 	unix_pair(tell);
 	listener = tcp_listen(WAITERS, &address);

@@ -217,6 +217,8 @@ static void dispatch_fiber(struct weft_call *c)
 	}
 	if (ret == -EINTR || c->again)
 		weft_sig_mask_end();
+	if (weft_syscall_class[nr] == WEFT_PARKS)
+		weft_sched_turn();
 	done(r, ret);
 	/* [attention] Cleared first, then looked at: a signal is seen by one of us. */
 	weft_fiber_in_weft(c->fiber, false);

@@ -65,6 +65,7 @@ bool weft_ring_pending(const struct weft_ring *r); /* something to submit or rea
 bool weft_ring_reap(struct carrier *c);            /* what is there already */
 void weft_ring_flush(struct carrier *c);           /* submit, run task work, reap */
 void weft_ring_wait(struct carrier *c, uint64_t deadline_ns);
+bool weft_ring_ready(const struct weft_ring *r);
 unsigned weft_ring_waits(const struct weft_ring *r);
 bool weft_ring_evict(struct carrier *c);
 /* Which of enum weft_uring_feature are in use. */
@@ -170,6 +171,12 @@ static inline void weft_engine_wait(struct carrier *c, uint64_t deadline_ns)
 		weft_poller_wait(c, deadline_ns);
 	else
 		weft_ring_wait(c, deadline_ns);
+}
+
+/* Perhaps something is ready: on c's own thread, without asking the kernel. */
+static inline bool weft_engine_ready(const struct carrier *c)
+{
+	return weft_on_epoll() ? weft_poller_waits(c->poller) : weft_ring_ready(c->ring);
 }
 
 /* What fibers wait for here; from anywhere, a moment old. */

@@ -142,6 +142,8 @@ const char *weft_engine_reason(void);
 void weft_count_native(unsigned nr);
 void weft_count_mutex_contended(void);
 void weft_count_first_try(void);
+/* A call that may wait did not: whoever goes on like that gives way now and then. */
+void weft_sched_turn(void);
 /* Writes the statistics as text lines to fd. */
 void weft_stats_write(int fd);
 

@@ -26,9 +26,13 @@
 
 enum {
 	BACKLOG_NS = 50000, /* how long a queue may stand before another core is woken */
+	TURN_NS = 500000,   /* how long calls may succeed while others wait */
 	POLL_EVERY = 32,    /* switches between two looks at ring, inbox and timers */
 	SPILL_REFILL = RUNQ_SIZE / 2,
 };
+
+/* The TSC runs at 2-4 GHz on every machine of these years: 2.5 is near enough. */
+static const uint64_t TSC_PER_2NS = 5;
 
 /* ---- the bounded queue ---------------------------------------------------- */
 
@@ -413,8 +417,7 @@ static void watch_backlog(struct carrier *c)
 		c->backlog_tsc = now;
 		return;
 	}
-	/* The TSC runs at 2-4 GHz on every machine with FSGSBASE: 2.5 is near enough. */
-	if (now - c->backlog_tsc < BACKLOG_NS * 5ull / 2)
+	if (now - c->backlog_tsc < BACKLOG_NS * TSC_PER_2NS / 2)
 		return;
 	c->backlog_tsc = now;
 	weft_sched_wake_one(c);
@@ -488,8 +491,44 @@ void weft_sched_give_way(void)
 	if (!load_relaxed(&c->called) || c->kind != CARRIER_FULL)
 		return;
 	store_relaxed(&c->called, 0);
-	c->ticks = POLL_EVERY - 1;
+	/* What is there comes first, and then this one again. */
+	look_outside(c);
 	weft_park(WEFT_REASON_YIELD, yield_commit, NULL);
+}
+
+static bool others_wait(const struct carrier *c)
+{
+	return runq_length(&c->runq) || load_relaxed(&c->spill_count) ||
+	       load_relaxed(&c->inbox) || weft_engine_ready(c);
+}
+
+/*
+ * A call of the calling fiber was done without waiting. Where the peers are on the same
+ * CPUs, the kernel runs the one that was just written to, and its next request is there
+ * before the fiber asks for it: fiber and peer go on for as long as the kernel likes, and
+ * all others wait. (MariaDB with 128 connections of a local sysbench, 500 us and without
+ * end: 99th percentile 21 and 46 ms, transactions 0.85 to 1. Each call waits, 10 us: 17
+ * ms, and 0.57 to 1.)
+ */
+void weft_sched_turn(void)
+{
+	struct carrier *c = weft_carrier_self();
+	uint64_t now = weft_tsc();
+	uint64_t turn = load_relaxed(&c->counters[WEFT_COUNTER_SWITCHES]);
+
+	if (c->turn != turn) {
+		c->turn = turn;
+		c->turn_tsc = now;
+		return;
+	}
+	if (likely(now - c->turn_tsc < TURN_NS * TSC_PER_2NS / 2))
+		return;
+	c->turn_tsc = now;
+	if (c->kind != CARRIER_FULL || c->current->flags & FIBER_PINNED ||
+		!others_wait(c))
+		return;
+	store_relaxed(&c->called, 1);
+	store_relaxed(&c->current->give_way, 1);
 }
 
 /* The fiber that kept it has left its stack: the carrier is its own master again. */

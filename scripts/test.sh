@@ -62,6 +62,8 @@ $later || select+=(-LE 'later[0-9]')
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 jobs=$(nproc)
+# Tests wait a good part of their time.
+tests_at_once=$((jobs + 1))
 begun=$SECONDS
 
 step() {
@@ -85,7 +87,7 @@ run() { # BUILD ARG...
 	fi
 	setpriv --pdeathsig KILL -- timeout --foreground -k 10 "$left" \
 		setpriv --pdeathsig KILL -- \
-		ctest --test-dir "$@" -j "$jobs" --output-on-failure --no-tests=error ||
+		ctest --test-dir "$@" -j "$tests_at_once" --output-on-failure --no-tests=error ||
 		status=$?
 	if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
 		echo "test: stopped after $limit s (--limit)" >&2

@@ -7,14 +7,16 @@
 
 #include <execinfo.h>
 #include <setjmp.h>
+#include <sys/rseq.h>
 #include <sys/single_threaded.h>
 #include <sys/syscall.h>
 
-#define THREADS 200
+#define THREADS 1000
 
 static uintptr_t guard, pointer_guard;
-static int same, own, cpus_known;
+static int same, own, cpus_known, cpus_agree, no_rseq;
 static int fds[2];
+static pthread_barrier_t all_there;
 
 static uintptr_t word(long offset)
 {
@@ -33,6 +35,24 @@ __attribute__((noinline, optimize("stack-protector-all"))) static int guarded(in
 	return depth ? guarded(depth - 1) + buf[3] : 0;
 }
 
+/*
+ * libc's area for restartable sequences (glibc 2.35, sys/rseq.h): it says that there is
+ * none, or where the thread runs. A second one, as an allocator of the program's own
+ * would want it, is refused; if it were not, the kernel would write to it from then on.
+ */
+static void rseq_is_nobodys(void)
+{
+	int32_t cpu_id;
+	struct {
+		_Alignas(32) unsigned char area[32];
+	} mine = {{0}};
+
+	memcpy(&cpu_id, (char *)__builtin_thread_pointer() + __rseq_offset + 4, 4);
+	if (cpu_id < sysconf(_SC_NPROCESSORS_CONF) &&
+		syscall(SYS_rseq, &mine, 32, 0, 0x53053053) < 0)
+		__atomic_fetch_add(&no_rseq, 1, __ATOMIC_SEQ_CST);
+}
+
 static void *looks(void *arg)
 {
 	jmp_buf env;
@@ -48,7 +68,17 @@ static void *looks(void *arg)
 		__atomic_fetch_add(&same, 1, __ATOMIC_SEQ_CST);
 	if (word(0) == (uintptr_t)pthread_self() && word(0x10) == word(0))
 		__atomic_fetch_add(&own, 1, __ATOMIC_SEQ_CST);
-	OK(syscall(SYS_getcpu, &cpu, NULL, NULL));
+	/* Together, so that each has its own part of what the loader keeps per thread. */
+	pthread_barrier_wait(&all_there);
+	rseq_is_nobodys();
+	for (int i = 0; i < 1000; i++) {
+		OK(syscall(SYS_getcpu, &cpu, NULL, NULL));
+		if ((int)cpu == sched_getcpu()) {
+			__atomic_fetch_add(&cpus_agree, 1, __ATOMIC_SEQ_CST);
+			break;
+		}
+		usleep(100); /* elsewhere by then, perhaps */
+	}
 	if (sched_getcpu() < sysconf(_SC_NPROCESSORS_CONF) &&
 		cpu < (unsigned)sysconf(_SC_NPROCESSORS_CONF))
 		__atomic_fetch_add(&cpus_known, 1, __ATOMIC_SEQ_CST);
@@ -137,6 +167,7 @@ int main(void)
 	say("single-threaded at first: %d", __libc_single_threaded);
 	guard = word(0x28);
 	pointer_guard = word(0x30);
+	ZERO(pthread_barrier_init(&all_there, NULL, THREADS));
 	for (int i = 0; i < THREADS; i++)
 		threads[i] = start(looks, NULL);
 	say("then: %d", __libc_single_threaded);
@@ -144,6 +175,8 @@ int main(void)
 		finish(threads[i]);
 	say("guards as main's %d, thread pointers right %d, CPUs known %d", same, own,
 		cpus_known);
+	say("libc and the kernel agree on the CPU: %d, no other rseq: %d", cpus_agree,
+		no_rseq);
 	unix_pair(fds);
 	backtrace(frames, 64); /* loads what it needs outside of a handler */
 	sig_install(SIGUSR1, SA_RESTART, walks);

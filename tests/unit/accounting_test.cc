@@ -194,13 +194,16 @@ TEST(CpuTime, OfAReusedEntryBeginsAnew)
 
 		for (int i = 0; i < 1000 && !again; i++) {
 			Fibers fibers(Fibers::Shared, 64 << 10);
-			struct fiber *f = fibers.start([] {
+			struct fiber *f = fibers.start([i] {
 				struct fiber *self = weft_fiber_self();
 				uint64_t t = weft_cpu_time(self);
 
-				EXPECT_LT(t, 2000000u);
-				compute_until(
-					[&] { return weft_cpu_time(self) > 2500000; });
+				/* A busy machine may take a few ms out of the middle. */
+				EXPECT_LT(t, 20000000u);
+				if (i == 0)
+					compute_until([&] {
+						return weft_cpu_time(self) > 50000000;
+					});
 			});
 
 			again = f == first;

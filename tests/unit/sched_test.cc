@@ -52,6 +52,49 @@ TEST(Sched, AHundredThousandReadyFibersKeepTheirOrder)
 	});
 }
 
+/*
+ * One whose calls never wait, while another is ready and a third one's data is there:
+ * both get their turn, on this carrier. The monitor would help them, too, but 20 times as
+ * late and elsewhere; on a busy machine it may be first now and then.
+ */
+TEST(Sched, AFiberWhoseCallsNeverWaitGivesWay)
+{
+	on_runtime({1}, [] {
+		enum { ROUNDS = 20 };
+		int here = 0;
+
+		for (int i = 0; i < ROUNDS; i++) {
+			std::atomic<struct carrier *> ran{nullptr}, read{nullptr};
+			struct carrier *on = weft_carrier_self();
+			Fibers fibers;
+			int fd[2];
+			char c;
+
+			unix_pair(fd);
+			fibers.start([&] {
+				EXPECT_EQ(weft_io_recv(fd[0], &c, 1, 0, nullptr, nullptr,
+						  WEFT_TRIED_NOT),
+					1);
+				read = weft_carrier_self();
+			});
+			weft_yield();
+			fibers.start([&] {
+				EXPECT_EQ(write(fd[1], "x", 1), 1);
+				while (!ran || !read) {
+					weft_count_first_try();
+					weft_sched_give_way();
+				}
+			});
+			fibers.start([&] { ran = weft_carrier_self(); });
+			fibers.join();
+			here += ran == on && read == on;
+			close(fd[0]);
+			close(fd[1]);
+		}
+		EXPECT_GE(here, ROUNDS / 2);
+	});
+}
+
 TEST(Sched, AFiberThatNeverStopsYieldingDoesNotStarveTimersAndRing)
 {
 	on_runtime({1}, [] {

@@ -82,7 +82,7 @@ struct fiber {
 	uint8_t reason;          /* (o) enum weft_park_reason */
 	uint8_t flags;           /* (o) FIBER_… */
 	int attention;       /* (a) a signal may be deliverable: look when leaving weft */
-	int give_way;        /* (a) to give way when it leaves weft, and not before */
+	int give_way; /* (a) enum give_way: to do so when it leaves weft, not before */
 	uint8_t vector_live; /* (o) came through a site: vector registers matter */
 	uint8_t tried;       /* (o) enum weft_tried: what the front door found out */
 	uint8_t creating;    /* (o) enum weft_creating: inside libc's pthread_create */
@@ -146,6 +146,12 @@ struct fiber {
 } __attribute__((aligned(64)));
 
 enum { RUNQ_SIZE = 256 };
+
+enum give_way {
+	GIVE_WAY_NOT,
+	GIVE_WAY_CALLED, /* the monitor waits for its carrier */
+	GIVE_WAY_TURN,   /* others wait, and it has gone on for long */
+};
 
 /* Single producer (the carrier), consumers: the carrier and thieves. */
 struct runq {

@@ -466,7 +466,7 @@ void weft_sched_called(struct carrier *c)
 	if (!f || !(load_relaxed(&c->odd) & ODD_STUCK))
 		return;
 	if (load_relaxed(&f->in_weft)) {
-		store_relaxed(&f->give_way, 1);
+		store_relaxed(&f->give_way, GIVE_WAY_CALLED);
 		return;
 	}
 	store_relaxed(&c->called, 0);
@@ -483,23 +483,29 @@ void weft_sched_give_way(void)
 {
 	struct carrier *c = weft_carrier_self();
 	struct fiber *f = c->current;
+	int why = load_relaxed(&f->give_way);
+	bool called = load_relaxed(&c->called);
 
-	if (likely(!load_relaxed(&f->give_way)))
+	if (likely(!why))
 		return;
 	store_relaxed(&f->give_way, 0);
-	/* Meanwhile it may have waited for something. */
-	if (!load_relaxed(&c->called) || c->kind != CARRIER_FULL)
+	/* Who was called may have waited for something meanwhile. */
+	if (c->kind != CARRIER_FULL || (why == GIVE_WAY_CALLED && !called))
 		return;
 	store_relaxed(&c->called, 0);
 	/* What is there comes first, and then this one again. */
-	look_outside(c);
+	if (called || !(runq_length(&c->runq) || load_relaxed(&c->spill_count)))
+		look_outside(c);
 	weft_park(WEFT_REASON_YIELD, yield_commit, NULL);
 }
 
 static bool others_wait(const struct carrier *c)
 {
+	uint64_t first = load_relaxed(&c->timers.first);
+
 	return runq_length(&c->runq) || load_relaxed(&c->spill_count) ||
-	       load_relaxed(&c->inbox) || weft_engine_ready(c);
+	       load_relaxed(&c->inbox) || weft_engine_ready(c) ||
+	       (first != WEFT_NO_DEADLINE && first <= weft_now_ns());
 }
 
 /*
@@ -527,8 +533,7 @@ void weft_sched_turn(void)
 	if (c->kind != CARRIER_FULL || c->current->flags & FIBER_PINNED ||
 		!others_wait(c))
 		return;
-	store_relaxed(&c->called, 1);
-	store_relaxed(&c->current->give_way, 1);
+	store_relaxed(&c->current->give_way, GIVE_WAY_TURN);
 }
 
 /* The fiber that kept it has left its stack: the carrier is its own master again. */

@@ -53,8 +53,8 @@ TEST(Sched, AHundredThousandReadyFibersKeepTheirOrder)
 }
 
 /*
- * One whose calls never wait, while another is ready and a third one's data is there:
- * both get their turn, on this carrier. The monitor would help them, too, but 20 times as
+ * One whose calls never wait, while another is ready, a third one's data is there and a
+ * fourth one's time has come: all get their turn, on this carrier. The monitor would help them, too, but 20 times as
  * late and elsewhere; on a busy machine it may be first now and then.
  */
 TEST(Sched, AFiberWhoseCallsNeverWaitGivesWay)
@@ -64,7 +64,8 @@ TEST(Sched, AFiberWhoseCallsNeverWaitGivesWay)
 		int here = 0;
 
 		for (int i = 0; i < ROUNDS; i++) {
-			std::atomic<struct carrier *> ran{nullptr}, read{nullptr};
+			std::atomic<struct carrier *> ran{nullptr}, read{nullptr},
+				slept{nullptr};
 			struct carrier *on = weft_carrier_self();
 			Fibers fibers;
 			int fd[2];
@@ -77,17 +78,21 @@ TEST(Sched, AFiberWhoseCallsNeverWaitGivesWay)
 					1);
 				read = weft_carrier_self();
 			});
+			fibers.start([&] {
+				weft_sleep_until(in_ms(1));
+				slept = weft_carrier_self();
+			});
 			weft_yield();
 			fibers.start([&] {
 				EXPECT_EQ(write(fd[1], "x", 1), 1);
-				while (!ran || !read) {
+				while (!ran || !read || !slept) {
 					weft_count_first_try();
 					weft_sched_give_way();
 				}
 			});
 			fibers.start([&] { ran = weft_carrier_self(); });
 			fibers.join();
-			here += ran == on && read == on;
+			here += ran == on && read == on && slept == on;
 			close(fd[0]);
 			close(fd[1]);
 		}

@@ -81,11 +81,11 @@ struct fiber {
 	uint8_t state;           /* (a) enum fiber_state */
 	uint8_t reason;          /* (o) enum weft_park_reason */
 	uint8_t flags;           /* (o) FIBER_… */
-	int attention;       /* (a) a signal may be deliverable: look when leaving weft */
-	int give_way; /* (a) enum give_way: to do so when it leaves weft, not before */
-	uint8_t vector_live; /* (o) came through a site: vector registers matter */
-	uint8_t tried;       /* (o) enum weft_tried: what the front door found out */
-	uint8_t creating;    /* (o) enum weft_creating: inside libc's pthread_create */
+	int attention; /* (a) a signal may be deliverable: look when leaving weft */
+	int give_way;  /* (a) enum give_way: to do so when it leaves weft, not before */
+	uint8_t vector_live;    /* (o) came through a site: vector registers matter */
+	uint8_t tried;          /* (o) enum weft_tried: what the front door found out */
+	uint8_t creating;       /* (o) enum weft_creating: inside libc's pthread_create */
 	uint8_t interruptible;  /* (o) a signal may end this park */
 	uint8_t accounted;      /* (a) its CPU time is read at every switch */
 	uint8_t bind_due;       /* (a) 0, or an enum weft_bind_reason and 1 */

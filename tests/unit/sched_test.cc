@@ -54,8 +54,9 @@ TEST(Sched, AHundredThousandReadyFibersKeepTheirOrder)
 
 /*
  * One whose calls never wait, while another is ready, a third one's data is there and a
- * fourth one's time has come: all get their turn, on this carrier. The monitor would help them, too, but 20 times as
- * late and elsewhere; on a busy machine it may be first now and then.
+ * fourth one's time has come: all get their turn, on this carrier. The monitor would help
+ * them, too, but 20 times as late and elsewhere; on a busy machine it may be first now
+ * and then.
  */
 TEST(Sched, AFiberWhoseCallsNeverWaitGivesWay)
 {

@@ -493,9 +493,11 @@ void weft_sched_give_way(void)
 	if (c->kind != CARRIER_FULL || (why == GIVE_WAY_CALLED && !called))
 		return;
 	store_relaxed(&c->called, 0);
-	/* What is there comes first, and then this one again. */
-	if (called || !(runq_length(&c->runq) || load_relaxed(&c->spill_count)))
-		look_outside(c);
+	/*
+	 * What is there comes first, and then this one again. Not only when nobody is
+	 * ready: two that take turns would keep the ring waiting for POLL_EVERY turns.
+	 */
+	look_outside(c);
 	weft_park(WEFT_REASON_YIELD, yield_commit, NULL);
 }
 

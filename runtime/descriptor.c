@@ -237,8 +237,7 @@ void weft_io_closing(unsigned first, unsigned last)
 	if (first == last && first < TABLE && likely(!load_seq_cst(&busy[first])))
 		return;
 	for (uint32_t i = 0; i < load_acquire(&weft_rt.fresh); i++) {
-		struct fiber *f =
-			&weft_rt.chunk[i / WEFT_FIBER_CHUNK][i % WEFT_FIBER_CHUNK];
+		struct fiber *f = weft_fiber_at(i);
 		int fd = load_seq_cst(&f->io_fd), to;
 
 		if (fd < 0 || (unsigned)fd < first || (unsigned)fd > last)

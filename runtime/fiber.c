@@ -50,11 +50,6 @@ void weft_fiber_ids_start(int pid)
 	weft_rt.tid_offset = (uint32_t)((uint64_t)pid * PID_STRIDE % TIDS);
 }
 
-static struct fiber *table_at(uint32_t index)
-{
-	return &weft_rt.chunk[index / WEFT_FIBER_CHUNK][index % WEFT_FIBER_CHUNK];
-}
-
 static struct fiber *table_take(void)
 {
 	struct runtime *rt = &weft_rt;
@@ -73,7 +68,7 @@ static struct fiber *table_take(void)
 				store_release(&rt->chunk[chunk], (struct fiber *)p);
 		}
 		if (rt->chunk[chunk]) {
-			f = table_at(rt->fresh);
+			f = weft_fiber_at(rt->fresh);
 			f->index = rt->fresh++;
 		}
 	}

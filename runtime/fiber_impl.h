@@ -81,11 +81,11 @@ struct fiber {
 	uint8_t state;           /* (a) enum fiber_state */
 	uint8_t reason;          /* (o) enum weft_park_reason */
 	uint8_t flags;           /* (o) FIBER_… */
-	int attention; /* (a) a signal may be deliverable: look when leaving weft */
-	int give_way;  /* (a) enum give_way: to do so when it leaves weft, not before */
-	uint8_t vector_live;    /* (o) came through a site: vector registers matter */
-	uint8_t tried;          /* (o) enum weft_tried: what the front door found out */
-	uint8_t creating;       /* (o) enum weft_creating: inside libc's pthread_create */
+	int attention;       /* (a) a signal may be deliverable: look when leaving weft */
+	int give_way;        /* (a) lets others run when it leaves weft, and not before */
+	uint8_t vector_live; /* (o) came through a site: vector registers matter */
+	uint8_t tried;       /* (o) enum weft_tried: what the front door found out */
+	uint8_t creating;    /* (o) enum weft_creating: inside libc's pthread_create */
 	uint8_t interruptible;  /* (o) a signal may end this park */
 	uint8_t accounted;      /* (a) its CPU time is read at every switch */
 	uint8_t bind_due;       /* (a) 0, or an enum weft_bind_reason and 1 */
@@ -146,12 +146,6 @@ struct fiber {
 } __attribute__((aligned(64)));
 
 enum { RUNQ_SIZE = 256 };
-
-enum give_way {
-	GIVE_WAY_NOT,
-	GIVE_WAY_CALLED, /* the monitor waits for its carrier */
-	GIVE_WAY_TURN,   /* others wait, and it has gone on for long */
-};
 
 /* Single producer (the carrier), consumers: the carrier and thieves. */
 struct runq {
@@ -216,7 +210,7 @@ struct carrier {
 	struct fiber *held;  /* (o) pinned here, and parked */
 	struct fiber *holds; /* (a) … the last one that was */
 	uint64_t held_since; /* (a) … and since when */
-	int called;          /* (a) the monitor asks it, by a kick, to empty its ring */
+	int called; /* (a) others wait: the monitor kicks it, or a long turn ends */
 	uint64_t seen_switches;  /* (monitor) the switch counter at its last look */
 	uint64_t stuck_since;    /* (timers.lock) */
 	uint64_t cpu_sampled_at; /* (o) its kernel thread's CPU clock at the last tick */

@@ -511,8 +511,7 @@ void weft_futex_walk_robust(void *head, size_t len, int tid)
 void weft_futex_walk_all_robust(void)
 {
 	for (uint32_t i = 0; i < load_acquire(&weft_rt.fresh); i++) {
-		struct fiber *f =
-			&weft_rt.chunk[i / WEFT_FIBER_CHUNK][i % WEFT_FIBER_CHUNK];
+		struct fiber *f = weft_fiber_at(i);
 		int tid = load_acquire(&f->tid);
 
 		if (tid && f->robust_head)

@@ -47,8 +47,7 @@ void weft_io_abort(struct carrier *c, struct fiber *f, enum weft_wake how)
 void weft_io_move_all(struct carrier *c)
 {
 	for (uint32_t i = 0; i < load_relaxed(&weft_rt.fresh); i++) {
-		struct fiber *chunk = load_acquire(&weft_rt.chunk[i / WEFT_FIBER_CHUNK]);
-		struct fiber *f = &chunk[i % WEFT_FIBER_CHUNK];
+		struct fiber *f = weft_fiber_at(i);
 
 		/* Only this carrier begins and ends what is in its ring. */
 		if (load_seq_cst(&f->io_carrier) == c && f->io_pending)
@@ -476,11 +475,11 @@ static long accept_when_ready(
 static void pass_on(int fd)
 {
 	for (uint32_t i = 0; i < load_acquire(&weft_rt.fresh); i++) {
-		struct fiber *f =
-			&weft_rt.chunk[i / WEFT_FIBER_CHUNK][i % WEFT_FIBER_CHUNK];
+		struct fiber *f = weft_fiber_at(i);
 		struct carrier *c;
 
-		if (load_seq_cst(&f->io_fd) != fd || f->reason != WEFT_REASON_ACCEPT)
+		if (load_seq_cst(&f->io_fd) != fd ||
+			load_relaxed(&f->reason) != WEFT_REASON_ACCEPT)
 			continue;
 		store_seq_cst(&f->io_disturbed, 1); /* [accept-pass] */
 		c = load_seq_cst(&f->io_carrier);

@@ -466,7 +466,7 @@ void weft_sched_called(struct carrier *c)
 	if (!f || !(load_relaxed(&c->odd) & ODD_STUCK))
 		return;
 	if (load_relaxed(&f->in_weft)) {
-		store_relaxed(&f->give_way, GIVE_WAY_CALLED);
+		store_relaxed(&f->give_way, 1);
 		return;
 	}
 	store_relaxed(&c->called, 0);
@@ -483,14 +483,12 @@ void weft_sched_give_way(void)
 {
 	struct carrier *c = weft_carrier_self();
 	struct fiber *f = c->current;
-	int why = load_relaxed(&f->give_way);
-	bool called = load_relaxed(&c->called);
 
-	if (likely(!why))
+	if (likely(!load_relaxed(&f->give_way)))
 		return;
 	store_relaxed(&f->give_way, 0);
-	/* Who was called may have waited for something meanwhile. */
-	if (c->kind != CARRIER_FULL || (why == GIVE_WAY_CALLED && !called))
+	/* It may have waited for something meanwhile. */
+	if (c->kind != CARRIER_FULL || !load_relaxed(&c->called))
 		return;
 	store_relaxed(&c->called, 0);
 	/*
@@ -535,7 +533,8 @@ void weft_sched_turn(void)
 	if (c->kind != CARRIER_FULL || c->current->flags & FIBER_PINNED ||
 		!others_wait(c))
 		return;
-	store_relaxed(&c->current->give_way, GIVE_WAY_TURN);
+	store_relaxed(&c->called, 1);
+	store_relaxed(&c->current->give_way, 1);
 }
 
 /* The fiber that kept it has left its stack: the carrier is its own master again. */

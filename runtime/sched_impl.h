@@ -37,6 +37,14 @@ struct runtime {
 };
 extern struct runtime weft_rt;
 
+/* The fiber of that index, below `fresh`: in use or not. */
+static inline struct fiber *weft_fiber_at(uint32_t index)
+{
+	struct fiber *chunk = load_acquire(&weft_rt.chunk[index / WEFT_FIBER_CHUNK]);
+
+	return &chunk[index % WEFT_FIBER_CHUNK];
+}
+
 /* carrier.c */
 struct carrier *weft_carrier_new(unsigned id, enum carrier_kind kind);
 void weft_carrier_free(struct carrier *c);

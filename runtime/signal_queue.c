@@ -212,7 +212,7 @@ static struct fiber *pick_target(int sig)
 	if (f && !(load_relaxed(&f->sig.mask) & BIT(sig)))
 		return f;
 	for (uint32_t i = 0; i < load_acquire(&weft_rt.fresh); i++) {
-		f = &weft_rt.chunk[i / WEFT_FIBER_CHUNK][i % WEFT_FIBER_CHUNK];
+		f = weft_fiber_at(i);
 		if (load_acquire(&f->tid) && load_relaxed(&f->state) != FIBER_NEW &&
 			!(load_relaxed(&f->sig.mask) & BIT(sig)))
 			return f;

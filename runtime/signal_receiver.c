@@ -56,8 +56,7 @@ static void set_interest(uint64_t mask)
 	for (uint64_t m = added; m; m &= m - 1)
 		open_count[__builtin_ctzll(m) + 1] = 0;
 	for (uint32_t i = 0; i < load_acquire(&weft_rt.fresh); i++) {
-		struct fiber *f =
-			&weft_rt.chunk[i / WEFT_FIBER_CHUNK][i % WEFT_FIBER_CHUNK];
+		struct fiber *f = weft_fiber_at(i);
 
 		if (!load_relaxed(&f->tid) || f == main_fiber)
 			continue;

@@ -125,8 +125,7 @@ static void fibers(struct out *o)
 	uint64_t parked[WEFT_REASONS] = {0}, running = 0, ready = 0;
 
 	for (uint32_t i = 0; i < load_relaxed(&weft_rt.fresh); i++) {
-		struct fiber *chunk = load_acquire(&weft_rt.chunk[i / WEFT_FIBER_CHUNK]);
-		struct fiber *f = &chunk[i % WEFT_FIBER_CHUNK];
+		struct fiber *f = weft_fiber_at(i);
 
 		switch (load_relaxed(&f->state)) {
 		case FIBER_RUNNING:

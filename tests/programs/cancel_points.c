@@ -331,7 +331,7 @@ static void do_vmsplice(void)
 	for (;;)
 		vmsplice(other_pipe[1], &big_iov, 1, 0);
 }
-static int terminal;
+static int terminal; /* a pseudoterminal has nothing to drain, and nobody waits */
 static void do_tcdrain(void)
 {
 	tcdrain(terminal);
@@ -510,14 +510,23 @@ static const struct row {
 };
 
 static const struct row ready[] = {
-	{"pread", do_pread}, {"pwrite", do_pwrite}, {"preadv", do_preadv},
-	{"pwritev", do_pwritev}, {"open", do_open}, {"openat", do_openat},
-	{"creat", do_creat}, {"close", do_close}, {"fsync", do_fsync},
-	{"fdatasync", do_fdatasync}, {"msync", do_msync},
-	{"sync_file_range", do_sync_file_range}, {"fallocate", do_fallocate},
-	{"posix_fallocate", do_posix_fallocate}, {"copy_file_range", do_copy_file_range},
+	{"pread", do_pread},
+	{"pwrite", do_pwrite},
+	{"preadv", do_preadv},
+	{"pwritev", do_pwritev},
+	{"open", do_open},
+	{"openat", do_openat},
+	{"creat", do_creat},
+	{"close", do_close},
+	{"fsync", do_fsync},
+	{"fdatasync", do_fdatasync},
+	{"msync", do_msync},
+	{"sync_file_range", do_sync_file_range},
+	{"fallocate", do_fallocate},
+	{"posix_fallocate", do_posix_fallocate},
+	{"copy_file_range", do_copy_file_range},
 	{"getrandom", do_getrandom},
-	{"tcdrain", do_tcdrain}, /* a pseudoterminal has nothing to drain */
+	{"tcdrain", do_tcdrain},
 };
 
 static int inside;

@@ -862,10 +862,17 @@ CALL(do_futex_shared)
 {
 	return syscall(SYS_futex, &r->word, 0, 0, NULL);
 }
+/*
+ * The word stays what it is, so a wake-up that comes while the thread is still in its
+ * last handler wakes nobody, and the call that is restarted then waits.
+ */
 LET(let_futex)
 {
-	syscall(SYS_futex, &r->word, 1 /* WAKE */ | 128, 1);
-	syscall(SYS_futex, &r->word, 1, 1);
+	while (!__atomic_load_n(&r->done, __ATOMIC_SEQ_CST)) {
+		syscall(SYS_futex, &r->word, 1 /* WAKE */ | 128, 1);
+		syscall(SYS_futex, &r->word, 1, 1);
+		usleep(100);
+	}
 }
 
 #define ROW(n, p, c, l)                                                                  \

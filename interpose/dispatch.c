@@ -191,6 +191,7 @@ static void dispatch_fiber(struct weft_call *c)
 	weft_fiber_in_weft(c->fiber, true);
 	weft_fiber_set_vector_live(c->fiber, vector_live(r));
 	c->tried = (enum weft_tried)weft_fiber_take_tried(c->fiber);
+	weft_sched_stress_call();
 	for (;;) {
 		enum weft_delivered d;
 		bool interrupted;

@@ -144,6 +144,9 @@ void weft_count_mutex_contended(void);
 void weft_count_first_try(void);
 /* A call that may wait did not: whoever goes on like that gives way now and then. */
 void weft_sched_turn(void);
+/* WEFT_STRESS=shuffle: perhaps asks the calling fiber, which begins a call, to give way.
+ */
+void weft_sched_stress_call(void);
 /* Writes the statistics as text lines to fd. */
 void weft_stats_write(int fd);
 

@@ -508,6 +508,12 @@ static bool others_wait(const struct carrier *c)
 	       (first != WEFT_NO_DEADLINE && first <= weft_now_ns());
 }
 
+static void ask_way(struct carrier *c)
+{
+	store_relaxed(&c->called, 1);
+	store_relaxed(&c->current->give_way, 1);
+}
+
 /*
  * A call of the calling fiber was done without waiting. Where the peers are on the same
  * CPUs, the kernel runs the one that was just written to, and its next request is there
@@ -533,8 +539,18 @@ void weft_sched_turn(void)
 	if (c->kind != CARRIER_FULL || c->current->flags & FIBER_PINNED ||
 		!others_wait(c))
 		return;
-	store_relaxed(&c->called, 1);
-	store_relaxed(&c->current->give_way, 1);
+	ask_way(c);
+}
+
+/* Stress: now and then as if the monitor had called just when the call began. */
+void weft_sched_stress_call(void)
+{
+	struct carrier *c = weft_carrier_self();
+
+	if (likely(!weft_rt.config.stress_shuffle) || c->kind != CARRIER_FULL ||
+		next_random(c) % 4)
+		return;
+	ask_way(c);
 }
 
 /* The fiber that kept it has left its stack: the carrier is its own master again. */

@@ -234,7 +234,9 @@ void weft_signals_forget(void)
 	struct fiber *f = weft_fiber_here();
 
 	restore_kernel(f);
+	/* What was asked of the parent's fiber: nobody is there to do it. */
 	store_relaxed(&f->attention, 0);
+	store_relaxed(&f->give_way, 0);
 	weft_sig_receiver_forget();
 	weft_sig.active = false;
 	weft_sig_queue_forget();

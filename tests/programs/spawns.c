@@ -168,8 +168,11 @@ int main(void)
 
 		if (i < WAYS)
 			first[i] = result;
-		else
-			unequal += strcmp(first[i % WAYS], result) != 0;
+		else if (strcmp(first[i % WAYS], result) != 0) {
+			say("%s: %s, and %s", ways[i % WAYS].name, first[i % WAYS],
+				result);
+			unequal++;
+		}
 	}
 	stop = true;
 	finish(ticker);

@@ -357,6 +357,9 @@ static void mark_all(const struct pollfd *fds, unsigned n, int delta)
 long weft_io_wait_many(
 	struct pollfd *fds, unsigned n, uint64_t deadline, enum weft_park_reason reason)
 {
+	if (n > WEFT_POLL_MANY)
+		__builtin_unreachable();
+
 	uint64_t bits[(n + 63) / 64];
 	struct op op = {.kind = OP_POLL_MANY,
 		.fd = -1,

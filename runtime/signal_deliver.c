@@ -49,8 +49,9 @@ static uintptr_t stack_pointer(void)
 }
 
 /*
- * Takes one deliverable signal. True when a handler is to be run for it; *ret_info
- * is filled then. Default actions and ignored signals are done with here.
+ * Does all that attention was called for: gives the fiber the kernel thread that others
+ * want it to have, and takes one deliverable signal. True when a handler is to be run for
+ * it; *ret_info is filled then. Default actions and ignored signals are done with here.
  */
 static bool next_signal(
 	struct fiber *f, struct weft_ksigaction *ret_act, int *ret_sig, void *ret_info)
@@ -60,6 +61,7 @@ static bool next_signal(
 		int sig;
 
 		store_seq_cst(&f->attention, 0); /* [attention-open] then look */
+		weft_fiber_bind_if_due();
 		weft_lock(&weft_sig.lock);
 		n = weft_sig_take(f, ~f->sig.mask);
 		if (!n) {
@@ -211,7 +213,6 @@ enum weft_delivered weft_signals_deliver(struct weft_regs *regs)
 	struct weft_ksigaction act;
 	int sig;
 
-	weft_fiber_bind_if_due();
 	weft_sched_give_way();
 	while (next_signal(f, &act, &sig, info)) {
 		/* The first one decides, as in the kernel. */

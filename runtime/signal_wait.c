@@ -199,7 +199,8 @@ long weft_sig_timedwait(
 	}
 	store_seq_cst(&f->sig.mask, mask);
 	if ((load_relaxed(&f->sig.pending) | load_seq_cst(&weft_sig.shared_pending)) &
-		~mask)
+			~mask ||
+		load_acquire(&f->bind_due))
 		store_seq_cst(&f->attention, 1);
 	if (r > 0 && info)
 		weft_memcpy(info, w.info, INFO_SIZE);

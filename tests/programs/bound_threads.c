@@ -431,20 +431,19 @@ static void signals_and_cancel(void)
 	OK(sem_init(&s.never, 0, 0));
 	OK(socketpair(AF_UNIX, SOCK_STREAM, 0, s.pair));
 	t = start(reads_until_cancelled, &s);
+	OK(sem_wait(&ready));
 	for (int i = 0; i < 3; i++) {
-		OK(sem_wait(&ready));
-		for (int before = handled; handled == before;) {
+		struct timespec until;
+
+		/* Again, if it had not begun to wait at the first. */
+		do {
 			nanosleep(&ms, NULL);
 			nanosleep(&ms, NULL);
-			/* Once each: it may not have begun to wait at the first. */
-			if (handled == before)
-				ZERO(pthread_kill(t, SIGUSR1));
-			while (handled == before)
-				sched_yield();
-		}
+			ZERO(pthread_kill(t, SIGUSR1));
+			OK(clock_gettime(CLOCK_REALTIME, &until));
+			until.tv_sec++;
+		} while (sem_timedwait(&ready, &until));
 	}
-	while (sem_wait(&ready))
-		;
 	ZERO(pthread_cancel(t));
 	ZERO(pthread_join(t, &result));
 	say("cancelled: %d", result == PTHREAD_CANCELED);

@@ -308,8 +308,8 @@ __attribute__((used)) struct fiber *weft_signals_async(struct async_frame *frame
 
 	weft_fiber_in_weft(f, true);
 	f->vector_live = 0; /* all of it is in the frame */
-	weft_fiber_bind_if_due();
 	if (sig) {
+		weft_fiber_bind_if_due();
 		frame->sig = 0;
 		weft_lock(&weft_sig.lock);
 		act = weft_sig.table[sig];

@@ -434,6 +434,7 @@ static void signals_and_cancel(void)
 	OK(sem_wait(&ready));
 	for (int i = 0; i < 3; i++) {
 		struct timespec until;
+		int before = handled;
 
 		/* Again, if it had not begun to wait at the first. */
 		do {
@@ -443,6 +444,7 @@ static void signals_and_cancel(void)
 			OK(clock_gettime(CLOCK_REALTIME, &until));
 			until.tv_sec++;
 		} while (sem_timedwait(&ready, &until));
+		CHECK(handled != before);
 	}
 	ZERO(pthread_cancel(t));
 	ZERO(pthread_join(t, &result));
@@ -458,11 +460,42 @@ static void *asleep(void *arg)
 	return (void *)cpus[0];
 }
 
+static volatile bool is_set;
+
+static void *calls_meanwhile(void *arg)
+{
+	unsigned long cpus[16] = {0};
+
+	(void)arg;
+	while (!is_set) {
+		getppid();
+		sched_yield();
+	}
+	getppid();
+	raw(SYS_sched_getaffinity, 0, sizeof cpus, (long)cpus);
+	return (void *)cpus[0];
+}
+
+static void *waits_for_a_signal(void *arg)
+{
+	unsigned long cpus[16] = {0};
+	struct timespec time = {0, 50000000};
+	sigset_t urgent;
+
+	(void)arg;
+	sigemptyset(&urgent);
+	sigaddset(&urgent, SIGURG);
+	CHECK(sigtimedwait(&urgent, NULL, &time) == -1 && errno == EAGAIN);
+	raw(SYS_sched_getaffinity, 0, sizeof cpus, (long)cpus);
+	return (void *)cpus[0];
+}
+
 /* By another thread, and by attributes before it begins. */
 static void set_by_others(void)
 {
 	cpu_set_t set, got;
 	pthread_attr_t attr;
+	int unset = 0;
 	void *mask;
 	pthread_t t;
 	sem_t go;
@@ -477,6 +510,21 @@ static void set_by_others(void)
 	sem_post(&go);
 	ZERO(pthread_join(t, &mask));
 	say("set by another thread: %lu", (unsigned long)mask);
+	/* Whatever it was about to do for others when it was told. */
+	for (int i = 0; i < 40; i++) {
+		is_set = false;
+		t = start(calls_meanwhile, NULL);
+		ZERO(pthread_setaffinity_np(t, sizeof set, &set));
+		is_set = true;
+		ZERO(pthread_join(t, &mask));
+		unset += (unsigned long)mask != 1;
+	}
+	say("set while it made calls: all but %d", unset);
+	t = start(waits_for_a_signal, NULL);
+	usleep(20000);
+	ZERO(pthread_setaffinity_np(t, sizeof set, &set));
+	ZERO(pthread_join(t, &mask));
+	say("set while it waited for a signal: %lu", (unsigned long)mask);
 
 	ZERO(pthread_attr_init(&attr));
 	ZERO(pthread_attr_setaffinity_np(&attr, sizeof set, &set));

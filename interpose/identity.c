@@ -93,7 +93,7 @@ long sys_gettid(struct weft_call *c)
 
 long sys_set_tid_address(struct weft_call *c)
 {
-	weft_fiber_set_clear_tid(c->fiber, (int *)ARG1(c));
+	weft_fiber_move_clear_tid(c->fiber, (int *)ARG1(c));
 	return weft_fiber_tid(c->fiber);
 }
 

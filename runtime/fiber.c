@@ -12,6 +12,7 @@
  * has more than 8,190 fibers, ids never coincide; elsewhere almost never.
  */
 #include <errno.h>
+#include <linux/futex.h>
 #include <sys/mman.h>
 
 #include "sched_impl.h"
@@ -218,10 +219,30 @@ void weft_fiber_table_free(void)
 
 /* ---- the end -------------------------------------------------------------- */
 
+/*
+ * What is done to the word set_tid_address(2) named: a bad one is nobody's error. Who
+ * waits for it (and who waited for libc's while it was not the one) does so in the
+ * kernel, which has to wake as well.
+ */
+static void clear_moved(int *word)
+{
+	uint32_t now = 0;
+
+	while (word && !weft_cas_user((uint32_t *)word, &now, 0))
+		continue;
+}
+
+static void wake_moved(int *word)
+{
+	if (word && !weft_futex_wake(word, 1, UINT32_MAX, true))
+		weft_sys3(SYS_futex, (long)word, FUTEX_WAKE, 1);
+}
+
 static bool exit_commit(struct fiber *f, void *arg)
 {
 	struct carrier *c = weft_carrier_self();
 	int *clear_tid = f->clear_tid;
+	bool moved = f->flags & FIBER_TID_MOVED;
 
 	(void)arg;
 	/*
@@ -247,10 +268,14 @@ static bool exit_commit(struct fiber *f, void *arg)
 	 * (wait_shared, sys_thread.c), which finds the 0. But before its joiner is
 	 * woken, to whom the id is nobody's.
 	 */
-	if (clear_tid)
+	if (unlikely(moved))
+		clear_moved(clear_tid);
+	else if (clear_tid)
 		store_seq_cst(clear_tid, 0);
 	table_give(f);
-	if (clear_tid)
+	if (unlikely(moved))
+		wake_moved(clear_tid);
+	else if (clear_tid)
 		weft_futex_wake(clear_tid, 1, UINT32_MAX, true);
 	return true;
 }
@@ -312,6 +337,12 @@ struct fiber *weft_fiber_by_tid(int tid)
 
 void weft_fiber_set_clear_tid(struct fiber *f, int *word)
 {
+	f->clear_tid = word;
+}
+
+void weft_fiber_move_clear_tid(struct fiber *f, int *word)
+{
+	f->flags |= FIBER_TID_MOVED;
 	f->clear_tid = word;
 }
 

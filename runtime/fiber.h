@@ -72,6 +72,8 @@ struct fiber *weft_fiber_by_tid(int tid);
 uint32_t weft_fibers_alive(void);
 struct fiber *weft_fiber_main(void);
 void weft_fiber_set_clear_tid(struct fiber *f, int *word);
+/* set_tid_address(2): by the fiber itself, to any word, also a bad one. */
+void weft_fiber_move_clear_tid(struct fiber *f, int *word);
 int *weft_fiber_clear_tid(const struct fiber *f);
 
 /* ---- stopping and going on ------------------------------------------------ */

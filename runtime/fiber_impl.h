@@ -36,12 +36,13 @@ enum fiber_state {
 };
 
 enum {
-	FIBER_MAIN = 1,      /* at home on carrier 0; not stolen */
-	FIBER_PASS = 2,      /* a CLONE_VM child may run in its name: check the tid */
-	FIBER_KEEP_PASS = 4, /* ... and it may outlive this call */
-	FIBER_PINNED = 8,    /* runs on `carrier` only */
-	FIBER_BOUND = 16,    /* runs on `bound` only, which runs nobody else */
-	FIBER_NATIVE = 32,   /* … for this park, as a native library called it */
+	FIBER_MAIN = 1,       /* at home on carrier 0; not stolen */
+	FIBER_PASS = 2,       /* a CLONE_VM child may run in its name: check the tid */
+	FIBER_KEEP_PASS = 4,  /* ... and it may outlive this call */
+	FIBER_PINNED = 8,     /* runs on `carrier` only */
+	FIBER_BOUND = 16,     /* runs on `bound` only, which runs nobody else */
+	FIBER_NATIVE = 32,    /* … for this park, as a native library called it */
+	FIBER_TID_MOVED = 64, /* clear_tid is not, or was not always, libc's word */
 };
 
 enum { WAKE_STATE = 7, WAKE_PARK = 8 };

@@ -128,7 +128,7 @@ struct fiber {
 
 	uint32_t index;      /* (c) in the table */
 	uint32_t generation; /* (t) */
-	uint64_t parked_tsc; /* (o) when the last park began */
+	uint64_t ran;        /* (a) how long it ran before its last park, in TSC ticks */
 	uint64_t start_routine;
 	char name[16];
 	struct weft_attributes *attributes; /* (attributes lock) NULL: as its carrier */
@@ -216,8 +216,13 @@ struct carrier {
 	uint64_t stuck_since;    /* (timers.lock) */
 	uint64_t cpu_sampled_at; /* (o) its kernel thread's CPU clock at the last tick */
 	uint64_t cpu_sampled_switches; /* (o) the switch counter then */
-	uint64_t sample[4];   /* (a) pc, sp, bp, bx at the last tick, for messages */
-	uint64_t backlog_tsc; /* since when there is more work than this carrier */
+	uint64_t sample[4];     /* (a) pc, sp, bp, bx at the last tick, for messages */
+	uint64_t backlog_tsc;   /* since when there is more work than this carrier */
+	uint64_t run_tsc;       /* (a) since when its fiber runs */
+	bool shares;            /* (a) … so long that others may have a single one */
+	bool napped;            /* (o) it has looked again at a queue of one */
+	struct carrier *lone;   /* (o) who had that, … */
+	uint64_t lone_switches; /* (o) … and the switch counter then */
 	uint64_t rng;
 
 	uint64_t counters[WEFT_COUNTERS];

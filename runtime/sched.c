@@ -6,7 +6,8 @@
  * carrier that made or woke them, because waking another core costs more here
  * (8 us of the waker's time, 17-30 us until the other runs) than most wake-ups
  * are worth. Another carrier is woken only when a backlog has lasted
- * BACKLOG_NS, and takes the older half.
+ * BACKLOG_NS, and takes the older half; or when who wakes a fiber has computed for
+ * LONG_NS before that, now or before its last park, and will not soon make room for it.
  *
  * Sleeping and posting are a store-before-load race on both sides:
  *
@@ -26,6 +27,7 @@
 
 enum {
 	BACKLOG_NS = 50000, /* how long a queue may stand before another core is woken */
+	LONG_NS = 100000,   /* how long a run pays for waking another core */
 	TURN_NS = 500000,   /* how long calls may succeed while others wait */
 	POLL_EVERY = 32,    /* switches between two looks at ring, inbox and timers */
 	SPILL_REFILL = RUNQ_SIZE / 2,
@@ -33,6 +35,7 @@ enum {
 
 /* The TSC runs at 2-4 GHz on every machine of these years: 2.5 is near enough. */
 static const uint64_t TSC_PER_2NS = 5;
+static const uint64_t LONG_TSC = LONG_NS * 5 / 2;
 
 /* ---- the bounded queue ---------------------------------------------------- */
 
@@ -227,8 +230,12 @@ static bool inbox_drain(struct carrier *c, struct carrier *from)
 	while (rev) {
 		struct fiber *next = rev->qnext;
 
-		weft_count(c, REMOTE);
-		weft_sched_ready(c, rev);
+		if (unlikely(rev->flags & FIBER_PINNED) && c != from) {
+			weft_sched_give(from, rev);
+		} else {
+			weft_count(c, REMOTE);
+			weft_sched_ready(c, rev);
+		}
 		rev = next;
 	}
 	return true;
@@ -280,9 +287,13 @@ static uint64_t next_random(struct carrier *c)
 	return c->rng = x;
 }
 
-/* Takes the older half of victim's queue; returns one, the rest goes to c's queue. */
-static struct fiber *steal_from(struct carrier *c, struct carrier *victim)
+/*
+ * Takes the older half of victim's queue; returns one, the rest goes to c's queue. The
+ * main fiber only from a carrier that keeps it waiting.
+ */
+static struct fiber *steal_from(struct carrier *c, struct carrier *victim, bool kept)
 {
+	unsigned homely = kept ? FIBER_PINNED : FIBER_MAIN | FIBER_PINNED;
 	struct runq *q = &victim->runq;
 	uint32_t want = (runq_length(q) + 1) / 2;
 	struct fiber *first = NULL;
@@ -293,7 +304,7 @@ static struct fiber *steal_from(struct carrier *c, struct carrier *victim)
 
 		if (!f)
 			break;
-		if (f->flags & (FIBER_MAIN | FIBER_PINNED)) { /* its home is there */
+		if (f->flags & homely) { /* its home is there */
 			weft_sched_post(victim, f);
 			continue;
 		}
@@ -305,7 +316,7 @@ static struct fiber *steal_from(struct carrier *c, struct carrier *victim)
 	}
 	if (!first && load_relaxed(&victim->spill_count)) {
 		first = spill_take(victim);
-		if (first && first->flags & (FIBER_MAIN | FIBER_PINNED)) {
+		if (first && first->flags & homely) {
 			weft_sched_post(victim, first);
 			first = NULL;
 		}
@@ -357,27 +368,63 @@ static bool relieve(struct carrier *c)
 	return got;
 }
 
+/* Its fiber runs for long, or did so last time. */
+static bool computes(const struct carrier *v)
+{
+	const struct fiber *f = load_relaxed(&v->current);
+
+	return f && (load_relaxed(&f->ran) > LONG_TSC ||
+			    weft_tsc() - load_relaxed(&v->run_tsc) > LONG_TSC);
+}
+
+/*
+ * A single ready fiber is about to be run by its own carrier, in the cache where it is
+ * warm: leave it. Unless that carrier said that it goes on computing, or has not
+ * switched since we found the same before (and have slept for LONG_NS, see idle).
+ */
+static bool keeps_one(struct carrier *c, struct carrier *v, struct carrier *before)
+{
+	uint64_t switches = load_relaxed(&v->counters[WEFT_COUNTER_SWITCHES]);
+
+	if (load_relaxed(&v->shares))
+		return true;
+	if (!load_relaxed(&v->current))
+		return false;
+	if (before == v && c->lone_switches == switches)
+		return true;
+	c->lone = v;
+	c->lone_switches = switches;
+	return false;
+}
+
 static struct fiber *steal(struct carrier *c)
 {
 	unsigned n = load_acquire(&weft_rt.carriers), start;
+	struct carrier *before = c->lone;
 
+	c->lone = NULL;
 	if (n < 2)
 		return NULL;
 	start = (unsigned)(next_random(c) % n);
 	for (unsigned i = 0; i < n; i++) {
 		struct carrier *v = weft_rt.carrier[(start + i) % n];
-		uint32_t len = runq_length(&v->runq) + load_relaxed(&v->spill_count);
+		bool kept = false;
 
-		/*
-		 * A single ready fiber is about to be run by its own carrier, in
-		 * the cache where it is warm: leave it.
-		 */
-		if (v == c || len < 2)
+		if (v == c || !weft_sched_queued(v))
 			continue;
-		struct fiber *f = steal_from(c, v);
+		if (runq_length(&v->runq) + load_relaxed(&v->spill_count) < 2) {
+			kept = v->kind == CARRIER_FULL && keeps_one(c, v, before);
+			if (!kept)
+				continue;
+		}
+		struct fiber *f = steal_from(c, v, kept);
 
 		if (f)
 			return f;
+		if (kept && inbox_drain(c, v)) {
+			weft_count(c, STEALS);
+			return runq_pop(&c->runq);
+		}
 	}
 	return NULL;
 }
@@ -645,6 +692,12 @@ static void idle(struct carrier *c)
 	store_seq_cst(&c->sleeping, 1); /* [inbox-sleep] */
 	__atomic_add_fetch(&weft_rt.sleepers, 1 - pooled, __ATOMIC_SEQ_CST);
 	deadline = load_seq_cst(&c->timers.first);
+	c->napped = c->lone && !c->napped;
+	if (c->napped) {
+		uint64_t again = weft_now_ns() + LONG_NS;
+
+		deadline = again < deadline ? again : deadline;
+	}
 	if (!load_seq_cst(&c->inbox) && !load_seq_cst(&c->sig_inbox) &&
 		!(load_seq_cst(&c->odd) & ODD_RETIRING) &&
 		pooled == ((load_seq_cst(&c->odd) & ODD_RETIRED) != 0)) {
@@ -654,6 +707,7 @@ static void idle(struct carrier *c)
 	store_seq_cst(&c->sleeping, 0); /* [monitor-sleep] */
 	__atomic_sub_fetch(&weft_rt.sleepers, 1 - pooled, __ATOMIC_SEQ_CST);
 	weft_monitor_wake();
+	store_relaxed(&c->run_tsc, weft_tsc());
 }
 
 /*
@@ -780,6 +834,18 @@ static bool left_stack(struct carrier *c, struct fiber *f)
 	return false;
 }
 
+/* The next one's begins at once: what the scheduler does between two is little. */
+static void run_ended(struct carrier *c, struct fiber *f)
+{
+	uint64_t now = weft_tsc();
+
+	/* On another kind it waits. */
+	store_relaxed(&f->ran, likely(c->kind == CARRIER_FULL) ? now - c->run_tsc : 0);
+	store_relaxed(&c->run_tsc, now);
+	if (unlikely(c->shares))
+		store_relaxed(&c->shares, false);
+}
+
 void weft_sched_run_fiber(struct carrier *c, struct fiber *f)
 {
 	do {
@@ -795,6 +861,7 @@ void weft_sched_run_fiber(struct carrier *c, struct fiber *f)
 		c->current = f;
 		weft_count(c, SWITCHES);
 		weft_switch(&c->sched_sp, f->sp);
+		run_ended(c, f);
 		if (unlikely(load_relaxed(&f->accounted)))
 			weft_cpu_end(c, f);
 	} while (!left_stack(c, f));
@@ -816,6 +883,7 @@ void weft_sched_home(void *arg)
 
 	if (load_relaxed(&f->accounted))
 		weft_cpu_end(c, f);
+	run_ended(c, f);
 	if (!left_stack(c, f))
 		weft_sched_run_fiber(c, f);
 	weft_sched_loop(c);
@@ -895,6 +963,27 @@ static struct carrier *elsewhere(struct fiber *f)
 	return to ? to : on;
 }
 
+/*
+ * A fiber was made ready behind the one that runs here. If that computes, another
+ * carrier takes the ready one, woken if need be; each wake-up is paid for by LONG_NS of
+ * computing. Who parks right after (a request's answer, a turn passed on) has run for
+ * less, and wakes nobody.
+ */
+static void share(struct carrier *c)
+{
+	struct fiber *me = c->current;
+
+	if (likely(!load_relaxed(&weft_rt.sleepers)) || !me || weft_rt.cpus < 2 ||
+		!computes(c))
+		return;
+	if (me->ran > LONG_TSC)
+		store_relaxed(&me->ran, me->ran - LONG_TSC);
+	else
+		store_relaxed(&c->run_tsc, c->run_tsc + LONG_TSC);
+	store_relaxed(&c->shares, true);
+	weft_sched_wake_one(c);
+}
+
 void weft_unpark(struct fiber *f)
 {
 	struct carrier *c = (struct carrier *)weft_rdgsbase();
@@ -913,8 +1002,10 @@ void weft_unpark(struct fiber *f)
 	if (unlikely(f->flags & FIBER_MAIN)) {
 		struct carrier *home = weft_rt.carrier[0];
 
-		/* A stuck home would keep it for as long as it pleases. */
-		if (c != home && !(load_relaxed(&home->odd) & ODD_AWAY)) {
+		/* A stuck home would keep it for as long as it pleases, and one that
+		 * computes until it is found to be stuck. */
+		if (c != home && !(load_relaxed(&home->odd) & ODD_AWAY) &&
+			!(c && c->kind == CARRIER_FULL && computes(home))) {
 			weft_sched_post(home, f);
 			return;
 		}
@@ -928,6 +1019,7 @@ void weft_unpark(struct fiber *f)
 	}
 	if (likely(c && c->kind == CARRIER_FULL)) {
 		weft_sched_ready(c, f);
+		share(c);
 		return;
 	}
 	/* From a helper or a native thread: back to where it ran last. */
@@ -1001,6 +1093,9 @@ void weft_runq_init(struct carrier *c)
 	c->spill_count = 0;
 	c->inbox = NULL;
 	c->sig_inbox = NULL;
+	c->run_tsc = weft_tsc();
+	c->shares = c->napped = false;
+	c->lone = NULL;
 	c->rng = (weft_rt.config.seed ? weft_rt.config.seed : 0x9e3779b97f4a7c15ull) +
 		 (c->id + 1) * 0xbf58476d1ce4e5b9ull;
 }

@@ -168,21 +168,27 @@ TEST(Steal, ThiefTakesTheOlderHalf)
 		EXPECT_EQ(queued_on(0), 4u) << "the younger half stays";
 		EXPECT_EQ(queued_on(1), 3u) << "the older half, less the one that runs";
 		go = true;
-		/* 0-3, then two of four, then one of two; a last one is left alone. */
+		/*
+		 * 0-3, then two of four, then one of two. A last one is left alone,
+		 * unless main does not get as far as joining for as long as it may be.
+		 */
 		spin_until([&] { return queued_on(0) == 1; });
 		fibers.join();
 		ran.resize(7);
 		EXPECT_EQ(ran, (std::vector<int>{0, 1, 2, 3, 4, 5, 6}));
-		EXPECT_EQ(weft_rt.carrier[1]->counters[WEFT_COUNTER_STOLEN], 7u);
+		EXPECT_GE(weft_rt.carrier[1]->counters[WEFT_COUNTER_STOLEN], 7u);
+		EXPECT_LE(weft_rt.carrier[1]->counters[WEFT_COUNTER_STOLEN], 8u);
 	});
 }
 
+// But for now and then: where that is kept from running by the kernel, or by a fiber.
 TEST(Steal, MainStaysOnItsKernelThread)
 {
 	on_runtime({4}, [] {
 		Fibers fibers;
 		std::atomic<bool> stop{false};
 		const int n = rounds(20000);
+		int away = 0;
 
 		for (int i = 0; i < 20; i++)
 			fibers.start([&] {
@@ -194,12 +200,14 @@ TEST(Steal, MainStaysOnItsKernelThread)
 			});
 		for (int i = 0; i < n; i++) {
 			weft_yield();
-			ASSERT_EQ(carrier_id(), 0);
+			away += carrier_id() != 0;
 			if (i % 100 == 0) {
-				ASSERT_EQ(weft_sys0(SYS_gettid), getpid());
+				ASSERT_EQ(
+					weft_sys0(SYS_gettid) == getpid(), !carrier_id());
 			}
 		}
 		stop = true;
+		EXPECT_LT(away, n / 5);
 	});
 }
 
@@ -224,6 +232,117 @@ TEST(Steal, ABacklogThatLastsWakesASleepingCarrier)
 			});
 		fibers.join();
 		EXPECT_GT(counted(WEFT_COUNTER_STEALS), 0u);
+	});
+}
+
+// There is no monitor in these: without what they test nobody would ever be helped.
+
+bool one_cpu()
+{
+	return sysconf(_SC_NPROCESSORS_ONLN) < 2;
+}
+
+void compute(uint64_t ns)
+{
+	uint64_t until = weft_now_ns() + ns;
+
+	while (weft_now_ns() < until)
+		__builtin_ia32_pause();
+}
+
+TEST(Steal, WhoHasComputedSharesWhomItWakes)
+{
+	if (one_cpu())
+		GTEST_SKIP() << "one CPU";
+	on_runtime({2}, [] {
+		for (int i = 0; i < 20; i++) {
+			Fibers fibers;
+			std::atomic<bool> ran{false};
+
+			weft_sleep_until(in_ms(2)); // until carrier 1 sleeps
+			compute(1000000);
+			fibers.start([&] { ran = true; });
+			spin_until([&] { return ran.load(); });
+			fibers.join();
+		}
+	});
+}
+
+// The same when it computes after waking, as it did last time.
+TEST(Steal, WhoComputedLastTimeSharesWhomItWakes)
+{
+	if (one_cpu())
+		GTEST_SKIP() << "one CPU";
+	on_runtime({2}, [] {
+		for (int i = 0; i < 20; i++) {
+			Fibers fibers;
+			std::atomic<bool> ran{false};
+
+			compute(1000000);
+			weft_sleep_until(in_ms(2));
+			fibers.start([&] { ran = true; });
+			spin_until([&] { return ran.load(); });
+			fibers.join();
+		}
+	});
+}
+
+// Carrier 1 has nothing more to do and sees one behind somebody who computes.
+TEST(Steal, WhoGoesToSleepLooksAgainAtAQueueOfOne)
+{
+	on_runtime({2}, [] {
+		for (int i = 0; i < 20; i++) {
+			Fibers fibers;
+			std::atomic<bool> hold{true}, holding{false}, ran{false};
+
+			fibers.start_on(1, [&] {
+				holding = true;
+				spin_until([&] { return !hold; });
+			});
+			spin_until([&] { return holding.load(); });
+			fibers.start([&] { ran = true; });
+			hold = false;
+			spin_until([&] { return ran.load(); });
+			fibers.join();
+		}
+	});
+}
+
+TEST(Steal, WhoGoesToSleepLooksAgainAtAnInbox)
+{
+	on_runtime({2}, [] {
+		for (int i = 0; i < 20; i++) {
+			Fibers fibers;
+			std::atomic<bool> ran{false};
+
+			fibers.start_on(1, [&] {
+				weft_sleep_until(in_ms(1));
+				fibers.start_on(0, [&] { ran = true; });
+			});
+			spin_until([&] { return ran.load(); });
+			fibers.join();
+		}
+	});
+}
+
+// The main fiber, too, whose home computes: it was posted there before that began.
+TEST(Steal, MainIsTakenFromAHomeThatComputes)
+{
+	on_runtime({2}, [] {
+		for (int i = 0; i < 20; i++) {
+			Fibers fibers;
+			std::atomic<bool> begun{false}, back{false};
+
+			fibers.start([&] {
+				begun = true;
+				spin_until([&] { return back.load(); });
+			});
+			fibers.start_on(
+				1, [&] { spin_until([&] { return begun.load(); }); });
+			weft_yield();
+			back = true;
+			fibers.join();
+		}
 	});
 }
 

@@ -38,7 +38,7 @@ enum {
 	THREAD_CLOCK = 4 | 2,
 };
 
-static uint64_t clock_of(const struct carrier *c)
+uint64_t weft_cpu_clock(const struct carrier *c)
 {
 	struct timespec t = {0, 0};
 	int clock = CLOCK_THREAD_CPUTIME_ID;
@@ -72,7 +72,7 @@ void weft_cpu_start(struct carrier *home, struct fiber *f)
 void weft_cpu_sample(struct carrier *c)
 {
 	struct fiber *f = c->current;
-	uint64_t now = clock_of(c), used = now - c->cpu_sampled_at;
+	uint64_t now = weft_cpu_clock(c), used = now - c->cpu_sampled_at;
 
 	c->cpu_sampled_at = now;
 	c->cpu_sampled_switches = load_relaxed(&c->counters[WEFT_COUNTER_SWITCHES]);
@@ -84,7 +84,7 @@ void weft_cpu_begin(struct carrier *c, struct fiber *f)
 {
 	weft_lock(&f->cpu.lock);
 	f->cpu.on = c;
-	f->cpu.begun = clock_of(c);
+	f->cpu.begun = weft_cpu_clock(c);
 	weft_unlock(&f->cpu.lock);
 }
 
@@ -92,7 +92,7 @@ void weft_cpu_end(struct carrier *c, struct fiber *f)
 {
 	weft_lock(&f->cpu.lock);
 	if (f->cpu.on == c) {
-		f->cpu.sum += clock_of(c) - f->cpu.begun;
+		f->cpu.sum += weft_cpu_clock(c) - f->cpu.begun;
 		f->cpu.on = NULL;
 	}
 	weft_unlock(&f->cpu.lock);
@@ -120,7 +120,7 @@ static void begin_accounting(struct fiber *f)
 	c = runs_on(f);
 	if (!c)
 		return;
-	now = clock_of(c);
+	now = weft_cpu_clock(c);
 	/* Nobody else ran there since the last tick: all of that is its own too. */
 	if (c->kind == CARRIER_FULL &&
 		load_relaxed(&c->cpu_sampled_switches) ==
@@ -141,7 +141,7 @@ static uint64_t time_of(struct fiber *f)
 		begin_accounting(f);
 	t = a->sum;
 	if (a->on && load_seq_cst(&a->on->current) == f) {
-		now = clock_of(a->on);
+		now = weft_cpu_clock(a->on);
 		if (now > a->begun)
 			t += now - a->begun;
 	}

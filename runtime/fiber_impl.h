@@ -214,15 +214,16 @@ struct carrier {
 	int called; /* (a) others wait: the monitor kicks it, or a long turn ends */
 	uint64_t seen_switches;  /* (monitor) the switch counter at its last look */
 	uint64_t stuck_since;    /* (timers.lock) */
+	uint64_t stuck_cpu;      /* (monitor) its kernel thread's CPU clock then */
 	uint64_t cpu_sampled_at; /* (o) its kernel thread's CPU clock at the last tick */
 	uint64_t cpu_sampled_switches; /* (o) the switch counter then */
 	uint64_t sample[4];     /* (a) pc, sp, bp, bx at the last tick, for messages */
 	uint64_t backlog_tsc;   /* since when there is more work than this carrier */
 	uint64_t run_tsc;       /* (a) since when its fiber runs */
 	bool shares;            /* (a) … so long that others may have a single one */
-	bool napped;            /* (o) it has looked again at a queue of one */
 	struct carrier *lone;   /* (o) who had that, … */
 	uint64_t lone_switches; /* (o) … and the switch counter then */
+	uint64_t napped;        /* (o) its own when it slept to look again */
 	uint64_t rng;
 
 	uint64_t counters[WEFT_COUNTERS];

@@ -692,10 +692,11 @@ static void idle(struct carrier *c)
 	store_seq_cst(&c->sleeping, 1); /* [inbox-sleep] */
 	__atomic_add_fetch(&weft_rt.sleepers, 1 - pooled, __ATOMIC_SEQ_CST);
 	deadline = load_seq_cst(&c->timers.first);
-	c->napped = c->lone && !c->napped;
-	if (c->napped) {
+	/* Once; whoever goes on switching does not keep its fibers waiting. */
+	if (c->lone && c->napped != c->counters[WEFT_COUNTER_SWITCHES]) {
 		uint64_t again = weft_now_ns() + LONG_NS;
 
+		c->napped = c->counters[WEFT_COUNTER_SWITCHES];
 		deadline = again < deadline ? again : deadline;
 	}
 	if (!load_seq_cst(&c->inbox) && !load_seq_cst(&c->sig_inbox) &&
@@ -1094,7 +1095,8 @@ void weft_runq_init(struct carrier *c)
 	c->inbox = NULL;
 	c->sig_inbox = NULL;
 	c->run_tsc = weft_tsc();
-	c->shares = c->napped = false;
+	c->shares = false;
+	c->napped = ~0ull;
 	c->lone = NULL;
 	c->rng = (weft_rt.config.seed ? weft_rt.config.seed : 0x9e3779b97f4a7c15ull) +
 		 (c->id + 1) * 0xbf58476d1ce4e5b9ull;

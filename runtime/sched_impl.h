@@ -117,6 +117,8 @@ void weft_cpu_start(struct carrier *home, struct fiber *main_fiber);
 void weft_cpu_begin(struct carrier *c, struct fiber *f);
 void weft_cpu_end(struct carrier *c, struct fiber *f);
 void weft_cpu_sample(struct carrier *c);
+/* How long its kernel thread has run, in nanoseconds. */
+uint64_t weft_cpu_clock(const struct carrier *c);
 
 /* stack.c: where a fiber keeps its vector registers; pooled after its end. */
 void *weft_vector_area_get(void);

@@ -32,6 +32,7 @@ rounds=
 seconds=
 quick=false
 only=micro,spawn,sleep,hogs,echo
+hog_pauses=(100 25)
 modes=(native weft)
 build_dir=
 while [ $# -gt 0 ]; do
@@ -156,11 +157,13 @@ one_sleep() {
 }
 
 one_hogs() {
-	local mode key
-	for mode in "${modes[@]}"; do
-		micro "$mode" hogs 1000 2 "$hogged" || continue
-		for key in answers p50_us p99_us computed; do
-			sample "hogs_$key" "$mode" "${result[$key]}"
+	local mode key ms
+	for ms in "${hog_pauses[@]}"; do
+		for mode in "${modes[@]}"; do
+			micro "$mode" hogs 1000 2 "$hogged" "$ms" || continue
+			for key in answers p50_us p99_us computed; do
+				sample "hogs${ms}_$key" "$mode" "${result[$key]}"
+			done
 		done
 	done
 }
@@ -283,11 +286,13 @@ table() {
 		sleep_p50_us us less
 	row '... late, p99' sleep_p99_us us less
 	row '... CPU per wake' sleep_cpu_us_per_wake us less
-	row '1,000 threads ask and answer beside two that compute: p50' \
-		hogs_p50_us us less
-	row '... p99' hogs_p99_us us less
-	row '... answers' hogs_answers '' more
-	row '... what the two get done' hogs_computed '' more
+	for n in "${hog_pauses[@]}"; do
+		row "1,000 threads ask every $n ms, or answer, beside two that compute: p50" \
+			"hogs${n}_p50_us" us less
+		row '... p99' "hogs${n}_p99_us" us less
+		row '... answers' "hogs${n}_answers" '' more
+		row '... what the two get done' "hogs${n}_computed" '' more
+	done
 	for n in "${echo_conns[@]}"; do
 		row "echo, connections: $(with_commas "$n"); server CPU per request" \
 			"echo${n}_srv_cpu_us_per_req" us less

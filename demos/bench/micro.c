@@ -15,9 +15,10 @@
  *	micro yield N             two threads call sched_yield() N times each
  *	micro sleep N SECONDS     N threads sleep 1 to 100 ms again and again;
  *	                          how late do they wake?
- *	micro hogs N HOGS SECONDS N threads in pairs, one asks now and then, the
- *	                          other answers, beside HOGS threads that compute;
- *	                          how long does an answer take?
+ *	micro hogs N HOGS SECONDS MS
+ *	                          N threads in pairs, one asks every MS milliseconds or
+ *	                          so, the other answers, beside HOGS threads that
+ *	                          compute; how long does an answer take?
  *
  * Each prints one line of key=value. scripts/bench.sh runs them all.
  */
@@ -360,6 +361,8 @@ static void *answers(void *arg)
 	return NULL;
 }
 
+static uint32_t pause_us; /* (c) on average */
+
 /* Answers that took so many microseconds are counted in `late`. */
 static void *asks(void *arg)
 {
@@ -373,7 +376,7 @@ static void *asks(void *arg)
 		state ^= state << 13;
 		state ^= state >> 17;
 		state ^= state << 5;
-		usleep(5000 + state % 45000);
+		usleep(pause_us / 5 + state % (pause_us / 5 * 8));
 		begin = now_ns();
 		one_byte(write(fd, &c, 1), "write");
 		one_byte(read(fd, &c, 1), "read");
@@ -429,10 +432,10 @@ static void hogs(long count, long hog_count, double seconds)
 		check(pthread_join(threads[i], NULL), "pthread_join");
 	for (long i = 0; i < LATE_MAX; i++)
 		asked += late[i];
-	printf("hogs threads=%ld hogs=%ld answers=%lu p50_us=%ld p99_us=%ld p999_us=%ld "
+	printf("hogs threads=%ld hogs=%ld pause_ms=%u answers=%lu p50_us=%ld p99_us=%ld p999_us=%ld "
 	       "computed=%lu\n",
-		2 * pairs, hog_count, asked, late_us(asked, .5), late_us(asked, .99),
-		late_us(asked, .999), atomic_load(&computed));
+		2 * pairs, hog_count, pause_us / 1000, asked, late_us(asked, .5),
+		late_us(asked, .99), late_us(asked, .999), atomic_load(&computed));
 	free(late);
 	free(threads);
 }
@@ -471,12 +474,13 @@ int main(int argc, char **argv)
 		two_players(what, yield_player, count);
 	else if (strcmp(what, "sleep") == 0 && argc == 4)
 		sleepers(count, number(argv[3], 0.01, 1e4));
-	else if (strcmp(what, "hogs") == 0 && argc == 5)
+	else if (strcmp(what, "hogs") == 0 && argc == 6) {
+		pause_us = (uint32_t)(1000 * number(argv[5], 0.01, 1e4));
 		hogs(count, (long)number(argv[3], 0, 1e4), number(argv[4], 0.01, 1e4));
-	else {
+	} else {
 		fprintf(stderr, "usage: micro spawn N STACK_KB | serial N | cond N | "
 				"sem N | yield N | sleep N SECONDS | "
-				"hogs N HOGS SECONDS\n");
+				"hogs N HOGS SECONDS MS\n");
 		return 2;
 	}
 	return 0;

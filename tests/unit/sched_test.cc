@@ -172,7 +172,7 @@ TEST(Steal, ThiefTakesTheOlderHalf)
 		 * 0-3, then two of four, then one of two. A last one is left alone,
 		 * unless main does not get as far as joining for as long as it may be.
 		 */
-		spin_until([&] { return queued_on(0) == 1; });
+		spin_until([&] { return queued_on(0) <= 1; });
 		fibers.join();
 		ran.resize(7);
 		EXPECT_EQ(ran, (std::vector<int>{0, 1, 2, 3, 4, 5, 6}));
@@ -401,6 +401,54 @@ TEST(Stuck, AComputingMainHoldsNobody)
 			spin_until([&] { return ran.load(); });
 		}
 	});
+}
+
+unsigned free_carriers()
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < weft_rt.carriers; i++)
+		n += !(load_relaxed(&weft_rt.carrier[i]->odd) & ODD_AWAY);
+	return n;
+}
+
+// Until there are as many free carriers, beside so many fibers that compute and one that
+// is always awake; then until there are as many as at the beginning.
+void beside_hogs(unsigned hogs, unsigned free)
+{
+	unsigned before = free_carriers();
+	Fibers fibers;
+	std::atomic<bool> stop{false};
+
+	EXPECT_NE(before, free);
+	for (unsigned i = 0; i < hogs; i++)
+		fibers.start([&] {
+			OwnCode here;
+			spin_until([&] { return stop.load(); });
+		});
+	while (free_carriers() != free)
+		weft_yield();
+	stop = true;
+	fibers.join();
+	while (free_carriers() != before)
+		weft_sleep_until(in_ms(1));
+}
+
+unsigned cpus()
+{
+	return (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+TEST(Stuck, BesideAHogForEachCpuThereIsOneCarrier)
+{
+	on_runtime({cpus() + 2, false, false, false, true},
+		[] { beside_hogs(weft_rt.cpus, 1); });
+}
+
+TEST(Stuck, BesideMoreHogsThereAreTwoCarriersForEach)
+{
+	on_runtime({2, false, false, false, true},
+		[] { beside_hogs(weft_rt.cpus + 1, 2 * weft_rt.cpus + 2); });
 }
 
 // ---- claims

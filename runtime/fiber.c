@@ -139,6 +139,7 @@ static void reset(struct fiber *f, uintptr_t fs_base)
 	f->bind_due = 0;
 	f->attention = f->give_way = 0;
 	f->interruptible = 0;
+	f->accepted = 0;
 	f->io_carrier = NULL;
 	f->io_pending = 0;
 	f->io_words = 0;

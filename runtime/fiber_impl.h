@@ -87,6 +87,7 @@ struct fiber {
 	uint8_t vector_live; /* (o) came through a site: vector registers matter */
 	uint8_t tried;       /* (o) enum weft_tried: what the front door found out */
 	uint8_t creating;    /* (o) enum weft_creating: inside libc's pthread_create */
+	uint8_t accepted;    /* (o) connections in a row, without giving way */
 	uint8_t interruptible;  /* (o) a signal may end this park */
 	uint8_t accounted;      /* (a) its CPU time is read at every switch */
 	uint8_t bind_due;       /* (a) 0, or an enum weft_bind_reason and 1 */
@@ -205,12 +206,13 @@ struct carrier {
 	unsigned id;
 	enum carrier_kind kind; /* (a) a full one may become bound */
 	int tid;                /* kernel thread id */
-	unsigned ticks;      /* fibers taken; every so often the carrier looks outside */
-	unsigned yields;     /* yields with nobody to yield to */
-	int odd;             /* (a) ODD_…; 0: does its ordinary work */
-	struct fiber *held;  /* (o) pinned here, and parked */
-	struct fiber *holds; /* (a) … the last one that was */
-	uint64_t held_since; /* (a) … and since when */
+	unsigned ticks;     /* fibers taken; every so often the carrier looks outside */
+	unsigned yields;    /* yields with nobody to yield to */
+	int odd;            /* (a) ODD_…; 0: does its ordinary work */
+	struct fiber *held; /* (o) pinned here, and parked */
+	struct fiber *at_once; /* (o) asks the kernel, and need not park if it is done */
+	struct fiber *holds;   /* (a) … the last one that was */
+	uint64_t held_since;   /* (a) … and since when */
 	int called; /* (a) others wait: the monitor kicks it, or a long turn ends */
 	uint64_t seen_switches;  /* (monitor) the switch counter at its last look */
 	uint64_t stuck_since;    /* (timers.lock) */

@@ -21,7 +21,10 @@
 #include "engine.h"
 #include "io_impl.h"
 
-enum { INDEX_SHIFT = 48 }; /* user_data: the fiber, and which of its operations */
+enum {
+	INDEX_SHIFT = 48, /* user_data: the fiber, and which of its operations */
+	AT_ONCE = 16,     /* connections in a row before others have their turn */
+};
 
 static uint64_t pack(struct fiber *f, unsigned index)
 {
@@ -96,6 +99,11 @@ void weft_io_complete(struct carrier *c, uint64_t user_data, int res)
 	}
 	if (!f->io_cancelled || f->io_how != WEFT_WAKE_DONE || res != -ECANCELED)
 		f->io_res = res;
+	if (unlikely(c->at_once == f)) { /* accepted_at_once() */
+		c->at_once = NULL;
+		weft_park_finish(f, how);
+		return;
+	}
 	weft_io_finish(f, how);
 }
 
@@ -189,6 +197,29 @@ static long wait_in_set(struct carrier *c, struct fiber *f, const struct op *op)
 	return r;
 }
 
+/*
+ * A connection may be there already, and there is no other way to ask. Others are ready
+ * and have their turn first, and those of a server that is busy are long: one connection
+ * for each round of all others, where a thread that accepts has no others before it. (64
+ * connections to Apache: 500 ms until the last was accepted; natively 100.) So the kernel
+ * is asked at once, AT_ONCE times in a row.
+ */
+static bool accepted_at_once(struct carrier *c, struct fiber *f)
+{
+	if (f->accepted++ >= AT_ONCE || !weft_sched_queued(c) ||
+		weft_rt.config.stress_migrate || weft_rt.config.stress_wouldblock) {
+		f->accepted = 0;
+		return false;
+	}
+	c->at_once = f;
+	weft_ring_flush(c);
+	if (!c->at_once)
+		return true;
+	c->at_once = NULL;
+	f->accepted = 0;
+	return false;
+}
+
 static bool op_commit(struct fiber *f, void *arg)
 {
 	struct op *op = arg;
@@ -205,6 +236,8 @@ static bool op_commit(struct fiber *f, void *arg)
 		}
 	} else {
 		submit(c, f, op);
+		if (op->kind == OP_ACCEPT && accepted_at_once(c, f))
+			return false;
 		store_relaxed(&f->io_mark, weft_ring_mark(c->ring));
 	}
 	weft_timer_arm(f, op->deadline);

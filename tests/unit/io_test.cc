@@ -898,6 +898,40 @@ TEST_P(EveryWay, ConnectionsMeet)
 	});
 }
 
+// Somebody is always ready: who accepts is not behind it for each connection, and does
+// not keep it from running while there are more.
+TEST(Connect, ManyThatWaitAreAcceptedInARow)
+{
+	on_runtime({1, false, false, false, false, WEFT_ENGINE_IO_URING}, [] {
+		enum { N = 64 };
+		sockaddr_in at;
+		int server = listener(&at), gave_way = 0, turns = 0;
+		bool stop = false;
+		Fibers fibers;
+
+		for (int i = 0; i < N; i++) {
+			int fd = OK(socket(AF_INET, SOCK_STREAM, 0));
+
+			OK(connect(fd, (sockaddr *)&at, sizeof at));
+		}
+		fibers.start([&] {
+			for (; !stop; turns++)
+				weft_yield();
+		});
+		weft_yield();
+		for (int i = 0; i < N; i++) {
+			int before = turns;
+
+			ASSERT_GE(weft_io_accept(server, nullptr, nullptr, 0), 0);
+			gave_way += turns != before;
+		}
+		stop = true;
+		fibers.join();
+		EXPECT_GE(gave_way, 2);
+		EXPECT_LE(gave_way, N / 8);
+	});
+}
+
 TEST(Connect, ErrorsAreTheKernels)
 {
 	on_runtime({1}, [] {

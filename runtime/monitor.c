@@ -322,7 +322,8 @@ static void tick(void)
 		burst = 0;
 	}
 	/* One that went beside hogs, and these have ended. */
-	if (l.running + l.sleeping + l.stuck + l.held < weft_rt.target)
+	if (l.running + l.sleeping < l.wanted &&
+		l.running + l.sleeping + l.stuck + l.held < weft_rt.target)
 		from_pool();
 	surplus = l.running + l.sleeping > l.wanted ? surplus + 1 : 0;
 	if (surplus)

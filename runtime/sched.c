@@ -230,7 +230,8 @@ static bool inbox_drain(struct carrier *c, struct carrier *from)
 	while (rev) {
 		struct fiber *next = rev->qnext;
 
-		if (unlikely(rev->flags & FIBER_PINNED) && c != from) {
+		/* `from` may have become a carrier for one alone meanwhile. */
+		if (c != from && unlikely(rev->flags & (FIBER_PINNED | FIBER_BOUND))) {
 			weft_sched_give(from, rev);
 		} else {
 			weft_count(c, REMOTE);

@@ -426,8 +426,14 @@ void beside_hogs(unsigned hogs, unsigned free)
 			OwnCode here;
 			spin_until([&] { return stop.load(); });
 		});
-	while (free_carriers() != free)
+	/* And it stays so: a tick is 10 ms. */
+	for (uint64_t since = 0; !since || weft_now_ns() < since + 30000000u;) {
+		if (free_carriers() != free)
+			since = 0;
+		else if (!since)
+			since = weft_now_ns();
 		weft_yield();
+	}
 	stop = true;
 	fibers.join();
 	while (free_carriers() != before)

@@ -221,23 +221,13 @@ void weft_fiber_table_free(void)
 
 /* ---- the end -------------------------------------------------------------- */
 
-/*
- * What is done to the word set_tid_address(2) named: a bad one is nobody's error. Who
- * waits for it (and who waited for libc's while it was not the one) does so in the
- * kernel, which has to wake as well.
- */
+/* A word that set_tid_address(2) named: a bad one is nobody's error. */
 static void clear_moved(int *word)
 {
 	uint32_t now = 0;
 
-	while (word && !weft_cas_user((uint32_t *)word, &now, 0))
+	while (!weft_cas_user((uint32_t *)word, &now, 0))
 		continue;
-}
-
-static void wake_moved(int *word)
-{
-	if (word && !weft_futex_wake(word, 1, UINT32_MAX, true))
-		weft_sys3(SYS_futex, (long)word, FUTEX_WAKE, 1);
 }
 
 static bool exit_commit(struct fiber *f, void *arg)
@@ -270,15 +260,15 @@ static bool exit_commit(struct fiber *f, void *arg)
 	 * (wait_shared, sys_thread.c), which finds the 0. But before its joiner is
 	 * woken, to whom the id is nobody's.
 	 */
-	if (unlikely(moved))
+	if (clear_tid && unlikely(moved))
 		clear_moved(clear_tid);
 	else if (clear_tid)
 		store_seq_cst(clear_tid, 0);
 	table_give(f);
-	if (unlikely(moved))
-		wake_moved(clear_tid);
-	else if (clear_tid)
-		weft_futex_wake(clear_tid, 1, UINT32_MAX, true);
+	/* Who waits for a word that moved, or waited while it was away: in the kernel. */
+	if (clear_tid && !weft_futex_wake(clear_tid, 1, UINT32_MAX, true) &&
+		unlikely(moved))
+		weft_sys3(SYS_futex, (long)clear_tid, FUTEX_WAKE, 1);
 	return true;
 }
 

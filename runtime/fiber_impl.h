@@ -36,7 +36,7 @@ enum fiber_state {
 };
 
 enum {
-	FIBER_MAIN = 1,       /* at home on carrier 0; not stolen */
+	FIBER_MAIN = 1,       /* at home on carrier 0; stolen only if that computes */
 	FIBER_PASS = 2,       /* a CLONE_VM child may run in its name: check the tid */
 	FIBER_KEEP_PASS = 4,  /* ... and it may outlive this call */
 	FIBER_PINNED = 8,     /* runs on `carrier` only */

@@ -43,10 +43,10 @@
 
 enum {
 	TICK_NS = 10000000,
-	QUIET_TICKS = 10,   /* with nothing to watch before the monitor sleeps */
-	SURPLUS_TICKS = 10, /* with a carrier too many before one goes */
-	BUSY_TICKS = 10,    /* beside hogs, without a pause, before one comes */
-	HOGS_LOOKED_AT = 256,
+	QUIET_TICKS = 10,     /* with nothing to watch before the monitor sleeps */
+	SURPLUS_TICKS = 10,   /* with a carrier too many before one goes */
+	BUSY_TICKS = 10,      /* beside hogs, without a pause, before one comes */
+	HOGS_LOOKED_AT = 256, /* stuck ones whose CPU clock is read; each a system call */
 	MONITOR_ID = 2001,
 };
 
@@ -304,16 +304,21 @@ static void ask_one_to_retire(void)
 static void tick(void)
 {
 	struct look l = {.quiet = true};
+	unsigned available;
 
 	for (unsigned i = 0; i < weft_rt.carriers; i++)
 		look_at(weft_rt.carrier[i], &l);
 	store_relaxed(&weft_rt.stuck, l.stuck + l.held);
 	l.wanted = company(&l);
-	/* While some are pinned down, or compute, the others may be too few. */
-	if (l.running + l.sleeping < l.wanted) {
+	available = l.running + l.sleeping;
+	if (available < l.wanted) {
+		/* While some are pinned down, or compute, the others may be too few. */
 		l.waiting |= l.busy && l.held + l.stuck;
 		if (l.running && l.hogs > weft_rt.cpus)
 			add_one(&l);
+		/* One that went beside hogs, and these have ended. */
+		if (available + l.stuck + l.held < weft_rt.target)
+			from_pool();
 	}
 	if (l.waiting) {
 		l.quiet = false;
@@ -321,11 +326,7 @@ static void tick(void)
 	} else {
 		burst = 0;
 	}
-	/* One that went beside hogs, and these have ended. */
-	if (l.running + l.sleeping < l.wanted &&
-		l.running + l.sleeping + l.stuck + l.held < weft_rt.target)
-		from_pool();
-	surplus = l.running + l.sleeping > l.wanted ? surplus + 1 : 0;
+	surplus = available > l.wanted ? surplus + 1 : 0;
 	if (surplus)
 		l.quiet = false;
 	if (surplus >= SURPLUS_TICKS) {

@@ -72,6 +72,11 @@ static uint32_t runq_length(const struct runq *q)
 	return load_acquire(&q->tail) - head;
 }
 
+static uint32_t ready_on(const struct carrier *c)
+{
+	return runq_length(&c->runq) + load_relaxed(&c->spill_count);
+}
+
 /* The spill is where a full queue overflows to, e.g. a broadcast to 100,000. */
 static void spill_push(struct carrier *c, struct fiber *f)
 {
@@ -413,7 +418,7 @@ static struct fiber *steal(struct carrier *c)
 
 		if (v == c || !weft_sched_queued(v))
 			continue;
-		if (runq_length(&v->runq) + load_relaxed(&v->spill_count) < 2) {
+		if (ready_on(v) < 2) {
 			kept = v->kind == CARRIER_FULL && keeps_one(c, v, before);
 			if (!kept)
 				continue;
@@ -452,7 +457,7 @@ static void watch_backlog(struct carrier *c)
 {
 	if (likely(!load_relaxed(&weft_rt.sleepers)))
 		return;
-	if (runq_length(&c->runq) + load_relaxed(&c->spill_count) < 2) {
+	if (ready_on(c) < 2) {
 		c->backlog_tsc = 0;
 		return;
 	}
@@ -489,8 +494,7 @@ static void look_outside(struct carrier *c)
 
 unsigned weft_sched_queued(const struct carrier *c)
 {
-	return runq_length(&c->runq) + load_relaxed(&c->spill_count) +
-	       (load_seq_cst(&c->inbox) != NULL);
+	return ready_on(c) + (load_seq_cst(&c->inbox) != NULL);
 }
 
 bool weft_sched_has_work(const struct carrier *c)
@@ -551,8 +555,7 @@ static bool others_wait(const struct carrier *c)
 {
 	uint64_t first = load_relaxed(&c->timers.first);
 
-	return runq_length(&c->runq) || load_relaxed(&c->spill_count) ||
-	       load_relaxed(&c->inbox) || weft_engine_ready(c) ||
+	return ready_on(c) || load_relaxed(&c->inbox) || weft_engine_ready(c) ||
 	       (first != WEFT_NO_DEADLINE && first <= weft_now_ns());
 }
 
@@ -1067,8 +1070,7 @@ void weft_yield(void)
 	 * others too. The one who sets the flag we spin on may be on another
 	 * carrier of the same CPU.
 	 */
-	if (!runq_length(&c->runq) && !load_relaxed(&c->spill_count) &&
-		!weft_rt.config.stress_migrate) {
+	if (!ready_on(c) && !weft_rt.config.stress_migrate) {
 		if (++c->yields % POLL_EVERY)
 			return;
 		weft_sys0(SYS_sched_yield);

@@ -211,9 +211,14 @@ TEST(Steal, MainStaysOnItsKernelThread)
 	});
 }
 
+unsigned cpus()
+{
+	return (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
 TEST(Steal, ABacklogThatLastsWakesASleepingCarrier)
 {
-	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
+	if (cpus() < 2)
 		GTEST_SKIP() << "one CPU";
 	on_runtime({2}, [] {
 		Fibers fibers;
@@ -237,11 +242,6 @@ TEST(Steal, ABacklogThatLastsWakesASleepingCarrier)
 
 // There is no monitor in these: without what they test nobody would ever be helped.
 
-bool one_cpu()
-{
-	return sysconf(_SC_NPROCESSORS_ONLN) < 2;
-}
-
 void compute(uint64_t ns)
 {
 	uint64_t until = weft_now_ns() + ns;
@@ -250,17 +250,20 @@ void compute(uint64_t ns)
 		__builtin_ia32_pause();
 }
 
-TEST(Steal, WhoHasComputedSharesWhomItWakes)
+// Computes before it sleeps or after, until carrier 1 sleeps; then wakes one, and
+// computes until that has run.
+void computes_and_wakes(uint64_t before_ns, uint64_t after_ns)
 {
-	if (one_cpu())
+	if (cpus() < 2)
 		GTEST_SKIP() << "one CPU";
-	on_runtime({2}, [] {
+	on_runtime({2}, [=] {
 		for (int i = 0; i < 20; i++) {
 			Fibers fibers;
 			std::atomic<bool> ran{false};
 
-			weft_sleep_until(in_ms(2)); // until carrier 1 sleeps
-			compute(1000000);
+			compute(before_ns);
+			weft_sleep_until(in_ms(2));
+			compute(after_ns);
 			fibers.start([&] { ran = true; });
 			spin_until([&] { return ran.load(); });
 			fibers.join();
@@ -268,23 +271,15 @@ TEST(Steal, WhoHasComputedSharesWhomItWakes)
 	});
 }
 
+TEST(Steal, WhoHasComputedSharesWhomItWakes)
+{
+	computes_and_wakes(0, 1000000);
+}
+
 // The same when it computes after waking, as it did last time.
 TEST(Steal, WhoComputedLastTimeSharesWhomItWakes)
 {
-	if (one_cpu())
-		GTEST_SKIP() << "one CPU";
-	on_runtime({2}, [] {
-		for (int i = 0; i < 20; i++) {
-			Fibers fibers;
-			std::atomic<bool> ran{false};
-
-			compute(1000000);
-			weft_sleep_until(in_ms(2));
-			fibers.start([&] { ran = true; });
-			spin_until([&] { return ran.load(); });
-			fibers.join();
-		}
-	});
+	computes_and_wakes(1000000, 0);
 }
 
 // Carrier 1 has nothing more to do and sees one behind somebody who computes.
@@ -438,11 +433,6 @@ void beside_hogs(unsigned hogs, unsigned free)
 	fibers.join();
 	while (free_carriers() != before)
 		weft_sleep_until(in_ms(1));
-}
-
-unsigned cpus()
-{
-	return (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
 }
 
 TEST(Stuck, BesideAHogForEachCpuThereIsOneCarrier)

@@ -79,7 +79,9 @@ int main(void)
 			int before = sig_handled;
 
 			ZERO(pthread_kill(t, SIGUSR1));
-			while (sig_handled == before)
+			/* A thread that left meanwhile takes no signal any more. */
+			while (sig_handled == before &&
+			       !__atomic_load_n(&left, __ATOMIC_SEQ_CST))
 				usleep(100);
 			if (n)
 				usleep(500);

@@ -284,15 +284,18 @@ long weft_futex_wake(void *word, int max, uint32_t bitset, bool shared)
 	int n;
 
 	/*
-	 * [futex-waiters] A waiter compares the word under this lock, after the
-	 * waker changed it or before it is enqueued; a full fence and an empty
-	 * list therefore mean that nobody waits.
+	 * [futex-waiters] A waiter compares the word and is enqueued under this lock. The
+	 * lock is looked at first: one that compared before the waker changed the word
+	 * holds it still, or is on the list by now. The other way round it could do all
+	 * of that between the two looks, and nobody would wake it.
 	 */
 	fence_seq_cst();
-	if (!load_relaxed(&b->waiters.next) ||
-		load_relaxed(&b->waiters.next) == &b->waiters)
-		if (!load_relaxed(&b->lock.word))
+	if (!load_acquire(&b->lock.word)) {
+		const struct list *first = load_relaxed(&b->waiters.next);
+
+		if (!first || first == &b->waiters)
 			return 0;
+	}
 	weft_futex_lock(b);
 	n = wake_locked(b, (uintptr_t)word, max > 0 ? max : 1, bitset, shared, &tail);
 	weft_unlock(&b->lock);

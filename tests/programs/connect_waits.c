@@ -81,7 +81,7 @@ int main(void)
 			ZERO(pthread_kill(t, SIGUSR1));
 			/* A thread that left meanwhile takes no signal any more. */
 			while (sig_handled == before &&
-			       !__atomic_load_n(&left, __ATOMIC_SEQ_CST))
+				!__atomic_load_n(&left, __ATOMIC_SEQ_CST))
 				usleep(100);
 			if (n)
 				usleep(500);

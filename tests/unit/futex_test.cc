@@ -2,9 +2,14 @@
 #include "on_fibers.h"
 
 #include <linux/futex.h>
+#include <ucontext.h>
 
 #include <functional>
 #include <optional>
+
+extern "C" {
+#include "runtime/futex_impl.h"
+}
 
 namespace
 {
@@ -388,6 +393,147 @@ TEST(Futex, WaitComparesFirst)
 		EXPECT_EQ(weft_futex_wait(&word, 3, UINT32_MAX, false, 1), -ETIMEDOUT);
 		EXPECT_EQ(weft_futex_wake(&word, 1, UINT32_MAX, false), 0)
 			<< "nobody is left";
+	});
+}
+
+// ---- one waiter and one waker, each stopped after any of its instructions
+
+// A call on a kernel thread of its own, by single steps until it is stopped.
+class Stepped
+{
+      public:
+	Stepped(long steps, std::function<long()> call)
+	    : steps_(steps), thread_([this, call] {
+		      current = this;
+		      single_steps(true);
+		      long r = call();
+		      single_steps(false);
+		      store_release(&result_, r);
+	      })
+	{
+	}
+	bool stopped_or_done() const
+	{
+		return load_acquire(&stopped_) || load_acquire(&result_) != NONE;
+	}
+	void go_on()
+	{
+		store_release(&may_go_on_, true);
+	}
+	long result() const
+	{
+		return load_acquire(&result_);
+	}
+	// After this many steps; called there. From a signal handler.
+	static inline std::function<void(long)> at_each_step;
+	static void on_step(int, siginfo_t *, void *context)
+	{
+		auto *uc = static_cast<ucontext_t *>(context);
+		Stepped *s = current;
+
+		s->done_++;
+		if (at_each_step)
+			at_each_step(s->done_);
+		if (s->done_ != s->steps_)
+			return;
+		uc->uc_mcontext.gregs[REG_EFL] &= ~0x100;
+		store_release(&s->stopped_, true);
+		while (!load_acquire(&s->may_go_on_))
+			sched_yield();
+	}
+
+      private:
+	__attribute__((always_inline)) static void single_steps(bool on)
+	{
+		// Not where the compiler keeps things below the stack pointer.
+		if (on)
+			__asm__ volatile("lea -128(%%rsp), %%rsp; pushfq;"
+					 "orl $0x100, (%%rsp); popfq;"
+					 "lea 128(%%rsp), %%rsp" ::
+						 : "cc", "memory");
+		else
+			__asm__ volatile("lea -128(%%rsp), %%rsp; pushfq;"
+					 "andl $~0x100, (%%rsp); popfq;"
+					 "lea 128(%%rsp), %%rsp" ::
+						 : "cc", "memory");
+	}
+	static inline thread_local Stepped *current;
+	const long steps_;
+	long done_ = 0, result_ = NONE;
+	bool stopped_ = false, may_go_on_ = false;
+	Native thread_; // last: it uses the others
+};
+
+/*
+ * The waiter has the lock and goes on after the waker's j-th instruction, all the way:
+ * whether it has compared the word before the waker changed it or has not, somebody sees
+ * the other. (A waker that looked whether the list was empty first, and whether the lock
+ * was held then, left its waiter behind.)
+ */
+TEST(Futex, AWaiterAndAWakerMeetAfterAnyOfTheirInstructions)
+{
+	on_runtime({1}, [] {
+		const long waker_steps = 60;
+		struct sigaction sa = {};
+		uint32_t word = 0;
+		futex_bucket *b = weft_futex_bucket(uintptr_t(&word));
+		std::vector<long> with_lock;
+		auto wait = [&] {
+			return weft_futex_wait(
+				&word, 0, UINT32_MAX, false, WEFT_NO_DEADLINE);
+		};
+		auto wake = [&] {
+			store_release(&word, 1u);
+			return weft_futex_wake(&word, 1, UINT32_MAX, false);
+		};
+		auto waits = [&] {
+			return !load_acquire(&b->lock.word) && b->waiters.next &&
+			       b->waiters.next != &b->waiters;
+		};
+		long lost = 0, met = 0, compared_later = 0;
+
+		sa.sa_sigaction = Stepped::on_step;
+		sa.sa_flags = SA_SIGINFO;
+		ASSERT_EQ(sigaction(SIGTRAP, &sa, nullptr), 0);
+		// Where it has the lock; not the first time, which makes the bucket's
+		// list.
+		weft_futex_requeue(&word, 0, 0, &word, nullptr, false);
+		with_lock.reserve(1000);
+		Stepped::at_each_step = [&](long n) {
+			if (load_relaxed(&b->lock.word))
+				with_lock.push_back(n);
+		};
+		{
+			Stepped waiter(-1, wait);
+
+			until(waits);
+			wake();
+		}
+		Stepped::at_each_step = nullptr;
+		ASSERT_GT(with_lock.size(), 5u);
+		ASSERT_LT(with_lock.size(), 200u);
+		for (long i : with_lock)
+			for (long j = 1; j <= waker_steps; j++) {
+				word = 0;
+				Stepped waiter(i, wait);
+				until([&] { return waiter.stopped_or_done(); });
+				ASSERT_EQ(load_relaxed(&b->lock.word), 1);
+				Stepped waker(j, wake);
+				until([&] { return waker.stopped_or_done(); });
+				waiter.go_on();
+				until([&] { return waits() || waiter.result() != NONE; });
+				compared_later += waiter.result() == -EAGAIN;
+				waker.go_on();
+				until([&] { return waker.result() != NONE; });
+				met += waker.result();
+				if (waker.result() == 0 && waiter.result() == NONE) {
+					lost++;
+					weft_futex_wake(&word, 1, UINT32_MAX, false);
+				}
+			}
+		EXPECT_EQ(lost, 0);
+		EXPECT_GT(met, 0);
+		EXPECT_GT(compared_later, 0);
 	});
 }
 

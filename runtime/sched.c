@@ -386,7 +386,8 @@ static bool computes(const struct carrier *v)
 /*
  * A single ready fiber is about to be run by its own carrier, in the cache where it is
  * warm: leave it. Unless that carrier said that it goes on computing, or has not
- * switched since we found the same before (and have slept for LONG_NS, see idle).
+ * switched since we found the same before (and have slept for LONG_NS, see idle). On one
+ * CPU we would only take turns with it, in the middle of whatever it does.
  */
 static bool keeps_one(struct carrier *c, struct carrier *v, struct carrier *before)
 {
@@ -394,7 +395,7 @@ static bool keeps_one(struct carrier *c, struct carrier *v, struct carrier *befo
 
 	if (load_relaxed(&v->shares))
 		return true;
-	if (!load_relaxed(&v->current))
+	if (!load_relaxed(&v->current) || weft_rt.cpus < 2)
 		return false;
 	if (before == v && c->lone_switches == switches)
 		return true;

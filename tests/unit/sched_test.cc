@@ -211,15 +211,27 @@ TEST(Steal, MainStaysOnItsKernelThread)
 	});
 }
 
+// Those that may be used, as the runtime counts them.
 unsigned cpus()
 {
-	return (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
+	cpu_set_t set;
+
+	OK(sched_getaffinity(0, sizeof set, &set));
+	return (unsigned)CPU_COUNT(&set);
 }
 
-TEST(Steal, ABacklogThatLastsWakesASleepingCarrier)
+// On one CPU carriers leave each other alone, and only the monitor helps.
+class StealOnTwoCpus : public testing::Test
 {
-	if (cpus() < 2)
-		GTEST_SKIP() << "one CPU";
+	void SetUp() override
+	{
+		if (cpus() < 2)
+			GTEST_SKIP() << "one CPU";
+	}
+};
+
+TEST_F(StealOnTwoCpus, ABacklogThatLastsWakesASleepingCarrier)
+{
 	on_runtime({2}, [] {
 		Fibers fibers;
 		std::atomic<bool> elsewhere{false};
@@ -254,8 +266,6 @@ void compute(uint64_t ns)
 // computes until that has run.
 void computes_and_wakes(uint64_t before_ns, uint64_t after_ns)
 {
-	if (cpus() < 2)
-		GTEST_SKIP() << "one CPU";
 	on_runtime({2}, [=] {
 		for (int i = 0; i < 20; i++) {
 			Fibers fibers;
@@ -271,19 +281,19 @@ void computes_and_wakes(uint64_t before_ns, uint64_t after_ns)
 	});
 }
 
-TEST(Steal, WhoHasComputedSharesWhomItWakes)
+TEST_F(StealOnTwoCpus, WhoHasComputedSharesWhomItWakes)
 {
 	computes_and_wakes(0, 1000000);
 }
 
 // The same when it computes after waking, as it did last time.
-TEST(Steal, WhoComputedLastTimeSharesWhomItWakes)
+TEST_F(StealOnTwoCpus, WhoComputedLastTimeSharesWhomItWakes)
 {
 	computes_and_wakes(1000000, 0);
 }
 
 // Carrier 1 has nothing more to do and sees one behind somebody who computes.
-TEST(Steal, WhoGoesToSleepLooksAgainAtAQueueOfOne)
+TEST_F(StealOnTwoCpus, WhoGoesToSleepLooksAgainAtAQueueOfOne)
 {
 	on_runtime({2}, [] {
 		for (int i = 0; i < 20; i++) {
@@ -303,7 +313,7 @@ TEST(Steal, WhoGoesToSleepLooksAgainAtAQueueOfOne)
 	});
 }
 
-TEST(Steal, WhoGoesToSleepLooksAgainAtAnInbox)
+TEST_F(StealOnTwoCpus, WhoGoesToSleepLooksAgainAtAnInbox)
 {
 	on_runtime({2}, [] {
 		for (int i = 0; i < 20; i++) {
@@ -321,7 +331,7 @@ TEST(Steal, WhoGoesToSleepLooksAgainAtAnInbox)
 }
 
 // The main fiber, too, whose home computes: it was posted there before that began.
-TEST(Steal, MainIsTakenFromAHomeThatComputes)
+TEST_F(StealOnTwoCpus, MainIsTakenFromAHomeThatComputes)
 {
 	on_runtime({2}, [] {
 		for (int i = 0; i < 20; i++) {
@@ -339,6 +349,34 @@ TEST(Steal, MainIsTakenFromAHomeThatComputes)
 			fibers.join();
 		}
 	});
+}
+
+// It would be run in the middle of what the other one does, and have no CPU more for it.
+TEST(Steal, OnOneCpuASingleFiberStaysWhereItIs)
+{
+	cpu_set_t all, one;
+
+	OK(sched_getaffinity(0, sizeof all, &all));
+	CPU_ZERO(&one);
+	for (int i = 0; !CPU_COUNT(&one); i++)
+		if (CPU_ISSET(i, &all))
+			CPU_SET(i, &one);
+	OK(sched_setaffinity(0, sizeof one, &one));
+	on_runtime({2}, [] {
+		ASSERT_EQ(weft_rt.cpus, 1u);
+		for (int i = 0; i < 20; i++) {
+			Fibers fibers;
+			int on = -1;
+
+			// Carrier 1 is awake, and finds the next one.
+			fibers.start_on(1, [] { compute(1000000); });
+			fibers.start([&] { on = (int)carrier_id(); });
+			compute(10000000);
+			fibers.join();
+			EXPECT_EQ(on, 0);
+		}
+	});
+	OK(sched_setaffinity(0, sizeof all, &all));
 }
 
 // ---- stuck carriers

@@ -1,5 +1,6 @@
 // runtime/futex.c against the kernel's own futex: the same operations, the same answers.
 #include "on_fibers.h"
+#include "single_steps.h"
 
 #include <linux/futex.h>
 #include <ucontext.h>
@@ -436,27 +437,13 @@ class Stepped
 			at_each_step(s->done_);
 		if (s->done_ != s->steps_)
 			return;
-		uc->uc_mcontext.gregs[REG_EFL] &= ~0x100;
+		uc->uc_mcontext.gregs[REG_EFL] &= ~TRAP_FLAG;
 		store_release(&s->stopped_, true);
 		while (!load_acquire(&s->may_go_on_))
 			sched_yield();
 	}
 
       private:
-	__attribute__((always_inline)) static void single_steps(bool on)
-	{
-		// Not where the compiler keeps things below the stack pointer.
-		if (on)
-			__asm__ volatile("lea -128(%%rsp), %%rsp; pushfq;"
-					 "orl $0x100, (%%rsp); popfq;"
-					 "lea 128(%%rsp), %%rsp" ::
-						 : "cc", "memory");
-		else
-			__asm__ volatile("lea -128(%%rsp), %%rsp; pushfq;"
-					 "andl $~0x100, (%%rsp); popfq;"
-					 "lea 128(%%rsp), %%rsp" ::
-						 : "cc", "memory");
-	}
 	static inline thread_local Stepped *current;
 	const long steps_;
 	long done_ = 0, result_ = NONE;
@@ -487,8 +474,7 @@ TEST(Futex, AWaiterAndAWakerMeetAfterAnyOfTheirInstructions)
 			return weft_futex_wake(&word, 1, UINT32_MAX, false);
 		};
 		auto waits = [&] {
-			return !load_acquire(&b->lock.word) && b->waiters.next &&
-			       b->waiters.next != &b->waiters;
+			return !load_acquire(&b->lock.word) && !list_empty(&b->waiters);
 		};
 		long lost = 0, met = 0, compared_later = 0;
 

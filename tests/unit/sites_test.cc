@@ -38,6 +38,7 @@
 #include "interpose/sites.h"
 #include "runtime/sys.h"
 #include "tests/support/sites_fault.h"
+#include "tests/unit/support/single_steps.h"
 
 extern char **environ;
 
@@ -1262,10 +1263,9 @@ TEST(SiteUnwinding, WorksFromEveryInstructionOfAThunk)
 		sa.sa_flags = SA_SIGINFO;
 		sigaction(SIGTRAP, &sa, nullptr);
 		CHECK(l.install() == 0);
-		__asm__ volatile("pushfq; orl $0x100, (%%rsp); popfq" ::: "cc", "memory");
+		single_steps(true);
 		marked_read(-1, &c);
-		__asm__ volatile("pushfq; andl $~0x100, (%%rsp); popfq" ::
-					 : "cc", "memory");
+		single_steps(false);
 		CHECK(steps_in_thunk >= 4); /* lea, jmp, syscall's end, after, jmp */
 		CHECK(good_steps == steps_in_thunk);
 	});

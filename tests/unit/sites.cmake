@@ -4,6 +4,9 @@
 # the test stands between sites.c and the kernel.
 
 find_package(GTest REQUIRED)
+if(NOT WEFT_SITE_TABLES)
+	message(FATAL_ERROR "sites_test needs the tables that interpose/sites.cmake names")
+endif()
 set(_tests ${CMAKE_CURRENT_LIST_DIR}/..)
 get_filename_component(_root ${_tests}/.. ABSOLUTE)
 

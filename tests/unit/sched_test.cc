@@ -777,6 +777,25 @@ TEST(Carriers, MigrateMovesAFiberAtEveryPark)
 	});
 }
 
+// Nobody fetches it back meanwhile.
+TEST(Carriers, MigrateMovesAFiberAlsoToOneThatComputes)
+{
+	on_runtime({2, true}, [] {
+		Fibers fibers;
+		int before = -1, after = -1;
+
+		fibers.start_on(1, [&] {
+			before = carrier_id();
+			weft_yield();
+			after = carrier_id();
+		});
+		compute(20000000);
+		fibers.join();
+		EXPECT_EQ(before, 1);
+		EXPECT_EQ(after, 0);
+	});
+}
+
 TEST(Carriers, ShuffleRunsAnotherOrderForAnotherSeedAndTheSameForTheSame)
 {
 	auto order_with = [](uint64_t seed) {

@@ -281,7 +281,7 @@ static void broken(int sig)
 }
 
 static int writes_to;
-static char much[4 << 20];
+static char much[16 << 20]; /* more than a TCP connection's two ends can ever hold */
 
 static void *takes_some_and_goes(void *arg)
 {

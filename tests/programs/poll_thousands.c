@@ -245,13 +245,17 @@ int main(void)
 
 		while (__atomic_load_n(&waiting, __ATOMIC_SEQ_CST) < i)
 			usleep(1000);
-		/* One that comes before the call is lost to poll, as natively. */
+		/*
+		 * One that comes before the call is lost to poll, as natively. A second
+		 * one for the call before this ended this one, too: nobody waits.
+		 */
 		do {
 			if (i == 1)
 				settle();
 			ZERO(pthread_kill(t, SIGUSR1));
 			usleep(20000);
-		} while (handled == seen);
+		} while (handled == seen &&
+			 __atomic_load_n(&waiting, __ATOMIC_SEQ_CST) == i);
 	}
 	finish(t);
 	return 0;

@@ -285,6 +285,38 @@ TEST(Signals, AKickThatMeetsTheReceiversFirstInstructionsIsNotLost)
 	});
 }
 
+// The kernel looks for signals even in a poll that does not wait. Weft's own are not for
+// the program to see.
+TEST(Signals, APollWithoutTimeIsNotEndedByAKick)
+{
+	on_runtime({1}, [] {
+		std::atomic<bool> over{false};
+		std::atomic<int> polls{0};
+		const pid_t carrier = gettid();
+		long ended = 0, other = 0;
+		int ends[2];
+
+		OK(pipe(ends));
+		Native kicks([&] {
+			for (int seen = 0; !over; seen = polls) {
+				while (polls == seen && !over)
+					std::this_thread::yield();
+				OK(syscall(SYS_tgkill, getpid(), carrier, KICK));
+			}
+		});
+		while (++polls < rounds(20000)) {
+			pollfd fd = {ends[0], POLLIN, 0};
+			const long r = weft_io_try_poll(&fd, 1, 0);
+
+			ended += r == -EINTR;
+			other += r != -EINTR && r != 0 && r != WEFT_FULL_PATH;
+		}
+		over = true;
+		EXPECT_EQ(ended, 0);
+		EXPECT_EQ(other, 0);
+	});
+}
+
 TEST(Signals, OneThatEverybodyBlocksStaysPendingInTheKernel)
 {
 	on_runtime({2}, [] {

@@ -37,10 +37,13 @@ next_mark() {
 	mark=$((mark + 1))
 }
 marked() {
-	local dir
-	for dir in /proc/[0-9]*; do
-		if { tr '\0' ' ' <"$dir/cmdline"; } 2>/dev/null | grep -q "^sleep $mark "; then
-			echo "${dir#/proc/}"
+	local line
+	for line in /proc/[0-9]*/cmdline; do
+		local words=()
+		{ mapfile -t -d '' words <"$line"; } 2>/dev/null || true
+		if [ "${words[*]:0:2}" = "sleep $mark" ]; then
+			line=${line#/proc/}
+			echo "${line%/cmdline}"
 		fi
 	done
 }

@@ -102,6 +102,8 @@ enum weft_park_state weft_park_open(struct fiber *f);
 bool weft_claim(struct fiber *f, enum weft_wake how);
 /* Makes a claimed fiber runnable. May be called from any kernel thread. */
 void weft_unpark(struct fiber *f);
+/* The same; it is the next to run on the caller's carrier, if no other one is that. */
+void weft_unpark_next(struct fiber *f);
 /* Lets the others run first. */
 void weft_yield(void);
 /*

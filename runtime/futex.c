@@ -269,6 +269,10 @@ void weft_futex_unpark(struct fiber *f, int n)
 
 	if (c)
 		weft_count_add(c, FUTEX_WAKES, (unsigned)n);
+	if (likely(n == 1)) {
+		weft_unpark_next(f);
+		return;
+	}
 	while (f) {
 		struct fiber *next = f->qnext;
 

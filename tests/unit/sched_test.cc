@@ -101,6 +101,71 @@ TEST(Sched, AFiberWhoseCallsNeverWaitGivesWay)
 	});
 }
 
+/*
+ * What many hands pass on, while others keep the queue long, does not wait for the whole
+ * queue with each hand.
+ */
+TEST(Sched, WhatIsPassedOnIsNotHeldUpByTheQueue)
+{
+	on_runtime({1}, [] {
+		enum { HANDS = 20, OTHERS = 50 };
+		Fibers fibers;
+		uint32_t word[HANDS + 1] = {};
+		bool passed = false;
+		int turns = 0;
+
+		for (int i = 0; i < HANDS; i++)
+			fibers.start([&, i] {
+				weft_futex_wait(
+					&word[i], 0, UINT32_MAX, false, WEFT_NO_DEADLINE);
+				passed = !weft_futex_wake(
+					&word[i + 1], 1, UINT32_MAX, false);
+			});
+		weft_yield();
+		for (int i = 0; i < OTHERS; i++)
+			fibers.start([&] {
+				while (!passed) {
+					turns++;
+					weft_yield();
+				}
+			});
+		fibers.start([&] { weft_futex_wake(&word[0], 1, UINT32_MAX, false); });
+		fibers.join();
+		EXPECT_TRUE(passed);
+		/* Once for each before it begins; when a turn ends, one comes between. */
+		EXPECT_LT(turns, 3 * OTHERS);
+	});
+}
+
+TEST(Sched, TwoThatWakeEachOtherLetTheQueueRun)
+{
+	on_runtime({1}, [] {
+		enum { AT_MOST = 1000000 };
+		Fibers fibers;
+		uint32_t word[2] = {1, 0};
+		bool ran = false;
+		int rounds = 0;
+
+		for (int i = 0; i < 2; i++)
+			fibers.start([&, i] {
+				while (!ran && rounds < AT_MOST) {
+					while (!word[i])
+						weft_futex_wait(&word[i], 0, UINT32_MAX,
+							false, WEFT_NO_DEADLINE);
+					word[i] = 0;
+					rounds++;
+					word[!i] = 1;
+					weft_futex_wake(&word[!i], 1, UINT32_MAX, false);
+				}
+			});
+		weft_yield();
+		ran = true;
+		fibers.join();
+		EXPECT_GT(rounds, 10) << "they went on in one turn";
+		EXPECT_LT(rounds, AT_MOST);
+	});
+}
+
 TEST(Sched, AFiberThatNeverStopsYieldingDoesNotStarveTimersAndRing)
 {
 	on_runtime({1}, [] {
@@ -292,6 +357,59 @@ TEST_F(StealOnTwoCpus, WhoComputedLastTimeSharesWhomItWakes)
 	computes_and_wakes(1000000, 0);
 }
 
+// … and when that one is the next to run, before the queue.
+TEST_F(StealOnTwoCpus, WhoHasComputedSharesWhomItWakesFromAFutex)
+{
+	on_runtime({2}, [=] {
+		for (int i = 0; i < 20; i++) {
+			Fibers fibers;
+			std::atomic<bool> ran{false};
+			uint32_t word = 0;
+
+			struct fiber *f = fibers.start([&] {
+				weft_futex_wait(
+					&word, 0, UINT32_MAX, false, WEFT_NO_DEADLINE);
+				ran = true;
+			});
+			until([&] { return is_parked(f, WEFT_REASON_FUTEX); });
+			weft_sleep_until(in_ms(2));
+			compute(1000000);
+			EXPECT_EQ(weft_futex_wake(&word, 1, UINT32_MAX, false), 1);
+			spin_until([&] { return ran.load(); });
+			fibers.join();
+		}
+	});
+}
+
+// None of them ever waits, so that nobody steals.
+TEST_F(StealOnTwoCpus, ALongQueueIsSharedWithOneThatIsNeverIdle)
+{
+	on_runtime({2}, [] {
+		enum { LONG = 200, SHORT = 4 };
+		Fibers fibers;
+		std::atomic<int> here{0};
+		std::atomic<bool> stop{false};
+		auto yields = [&] {
+			here++;
+			while (!stop)
+				weft_yield();
+		};
+
+		for (int i = 0; i < SHORT; i++)
+			fibers.start_on(1, yields);
+		spin_until([&] { return here == SHORT; });
+		for (int i = 0; i < LONG; i++)
+			fibers.start(yields);
+		/* In the long run the kernel's preemption makes for idle moments. */
+		for (int i = 0; i < 3000 && queued_on(1) <= LONG / 4; i++)
+			weft_yield();
+		EXPECT_GT(queued_on(1), LONG / 4u);
+		EXPECT_GT(queued_on(0), LONG / 4u);
+		stop = true;
+		fibers.join();
+	});
+}
+
 // Carrier 1 has nothing more to do and sees one behind somebody who computes.
 TEST_F(StealOnTwoCpus, WhoGoesToSleepLooksAgainAtAQueueOfOne)
 {
@@ -409,6 +527,27 @@ TEST(Stuck, ComputingFibersOnOneCarrierHoldNobody)
 TEST(Stuck, ComputingFibersOnTwoCarriersHoldNobody)
 {
 	computing_holds_nobody({2, false, false, false, true});
+}
+
+TEST(Stuck, AComputingFiberDoesNotHoldWhomItWoke)
+{
+	on_runtime({1, false, false, false, true}, [] {
+		for (int i = 0; i < 5; i++) {
+			Fibers fibers;
+			std::atomic<bool> ran{false};
+			uint32_t word = 0;
+
+			struct fiber *f = fibers.start([&] {
+				weft_futex_wait(
+					&word, 0, UINT32_MAX, false, WEFT_NO_DEADLINE);
+				ran = true;
+			});
+			until([&] { return is_parked(f, WEFT_REASON_FUTEX); });
+			EXPECT_EQ(weft_futex_wake(&word, 1, UINT32_MAX, false), 1);
+			OwnCode here;
+			spin_until([&] { return ran.load(); });
+		}
+	});
 }
 
 TEST(Stuck, AComputingMainHoldsNobody)

@@ -168,10 +168,14 @@ weft_native_clone:
 	ret
 1:	.cfi_undefined %rip
 	movq	%r12, %rsp
-	cmpl	$2, weft_bases(%rip)		/* WEFT_BASES_INSTRUCTIONS */
-	jne	2f
 	xorl	%ecx, %ecx
+	cmpl	$2, weft_bases(%rip)		/* WEFT_BASES_INSTRUCTIONS */
+	jb	2f
+	ja	3f
 	wrgsbase %rcx
+	jmp	weft_context_start_clone
+3:	movl	%ecx, %es			/* WEFT_BASES_SELECTORS */
+	movl	%ecx, %ds
 	jmp	weft_context_start_clone
 2:	movl	$0x1001, %edi			/* ARCH_SET_GS */
 	leaq	weft_nobody(%rip), %rsi

@@ -233,6 +233,8 @@ __attribute__((constructor(101))) static void inspect(void)
 		return;
 	if (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE && !state.options.bases_by_calls)
 		weft_bases_use_instructions();
+	else if (!state.options.bases_by_gs)
+		weft_bases_use_selectors(); /* or it stays as it is */
 	weft_real_init();
 	weft_clock_init(getauxval(AT_SYSINFO_EHDR));
 	why = check_machine();

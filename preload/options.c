@@ -296,7 +296,10 @@ static bool set_SEED(const char *value, struct weft_options *ret)
 
 static bool set_FSGSBASE(const char *value, struct weft_options *ret)
 {
-	return either(value, "auto", "off", &ret->bases_by_calls);
+	ret->bases_by_gs = same(value, "gs");
+	if (ret->bases_by_gs)
+		ret->bases_by_calls = true;
+	return ret->bases_by_gs || either(value, "auto", "off", &ret->bases_by_calls);
 }
 
 static bool set_SITES(const char *value, struct weft_options *ret)

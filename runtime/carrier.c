@@ -156,6 +156,7 @@ void weft_carrier_free(struct carrier *c)
 	if (!c)
 		return;
 	weft_carrier_close(c);
+	weft_bases_drop((uintptr_t)c);
 	weft_timers_free(&c->timers);
 	weft_sys_unmap(carrier_base(c), carrier_bytes());
 }

@@ -267,6 +267,8 @@ static inline struct carrier *weft_carrier_self(void)
 {
 	struct carrier *c;
 
+	if (unlikely(weft_bases == WEFT_BASES_SELECTORS))
+		return (struct carrier *)weft_selected_pointer();
 	__asm__ volatile("movq %%gs:%c1, %0" : "=r"(c) : "i"(WEFT_GS_SELF));
 	return c;
 }

@@ -295,6 +295,7 @@ void weft_runtime_forget(void)
 	weft_signals_forget();
 	weft_thread_timers_forget();
 	weft_runtime_unlock_all();
+	weft_bases_forget();
 	weft_wrgsbase(0);
 	store_release(&rt->running, false);
 }

@@ -39,7 +39,7 @@ static const struct config {
 	const char *name;
 	const char *carriers;
 	const char *stress;
-	const char *engine, *uring;
+	const char *engine, *uring, *fsgsbase;
 	bool one_cpu;
 } configs[] = {
 	{.name = "default"},
@@ -54,6 +54,8 @@ static const struct config {
 	{.name = "epollstorm", .engine = "epoll", .stress = "migrate,wouldblock,shuffle"},
 	/* What Linux 5.15 has of io_uring, and rings that overflow. */
 	{.name = "oldkernel", .engine = "io_uring", .uring = "-5.15,-large_rings"},
+	/* As where FSGSBASE is missing, and the program has something in ES or DS. */
+	{.name = "gs", .fsgsbase = "gs"},
 };
 
 static struct {
@@ -273,6 +275,7 @@ static char **make_env(const struct config *config, const char *stats, const cha
 	add_env(env, &n, "WEFT_STRESS", config->stress);
 	add_env(env, &n, "WEFT_ENGINE", config->engine);
 	add_env(env, &n, "WEFT_URING", config->uring);
+	add_env(env, &n, "WEFT_FSGSBASE", config->fsgsbase);
 	/* Whatever else of weft the caller set holds under weft. */
 	for (size_t i = 0; i < count; i++)
 		if (strncmp(environ[i], "WEFT_FAULT=", 11) == 0 ||

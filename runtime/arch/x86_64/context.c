@@ -7,6 +7,7 @@
 #include <asm/prctl.h>
 #include <cpuid.h>
 
+#include "../../atomic.h"
 #include "../../sys.h"
 
 extern void weft_context_start(void);
@@ -70,8 +71,118 @@ void weft_set_fs_slow(uintptr_t v)
 	weft_sys2(SYS_arch_prctl, ARCH_SET_FS, v);
 }
 
+/* ---- … or ES and DS instead of GS base ---- */
+
+enum { SELECTORS_MAX = 1 << WEFT_SELECTOR_BITS, FIRST_SELECTOR = 4 };
+
+uintptr_t weft_selected[1 << 2 * WEFT_SELECTOR_BITS];
+static struct {
+	uint8_t value[SELECTORS_MAX]; /* (c) those that may be loaded */
+	unsigned n;
+} selectors;
+
+static void load_selectors(unsigned es, unsigned ds)
+{
+	/* A signal between two of these finds nobody's: no carrier's ES is 0. */
+	__asm__ volatile("movl %0, %%es; movl %2, %%ds; movl %1, %%es"
+			 :
+			 : "r"(0), "r"(es), "r"(ds)
+			 : "memory");
+}
+
+/* May a program load it and read through it? Of null selectors the processor may make 0.
+ */
+static bool loadable(unsigned selector)
+{
+	bool yes;
+
+	__asm__("verr %w1" : "=@ccz"(yes) : "r"(selector));
+	return yes;
+}
+
+static uintptr_t *selected(unsigned es, unsigned ds)
+{
+	return &weft_selected[es << WEFT_SELECTOR_BITS | ds];
+}
+
+/* What is found through GS base has the first number of all. */
+static void forget_selected(void)
+{
+	for (unsigned i = 0; i < selectors.n; i++)
+		for (unsigned k = 0; k < selectors.n; k++)
+			*selected(selectors.value[i], selectors.value[k]) = 0;
+	*selected(selectors.value[0], selectors.value[0]) = WEFT_SELECTED_BY_GS;
+}
+
+bool weft_bases_use_selectors(void)
+{
+	uint32_t es, ds;
+
+	__asm__ volatile("movl %%es, %0; movl %%ds, %1" : "=r"(es), "=r"(ds));
+	if (es || ds)
+		return false;
+	selectors.n = 0;
+	for (unsigned s = FIRST_SELECTOR; s < SELECTORS_MAX; s++)
+		if (loadable(s))
+			selectors.value[selectors.n++] = (uint8_t)s;
+	if (!selectors.n)
+		return false;
+	forget_selected();
+	weft_bases = WEFT_BASES_SELECTORS;
+	return true;
+}
+
+void weft_bases_forget(void)
+{
+	if (weft_bases == WEFT_BASES_SELECTORS)
+		forget_selected();
+}
+
+void weft_bases_drop(uintptr_t v)
+{
+	for (unsigned i = 0; i < selectors.n; i++)
+		for (unsigned k = 0; k < selectors.n; k++) {
+			uintptr_t own = v;
+
+			cas_acq_rel(selected(selectors.value[i], selectors.value[k]),
+				&own, 0);
+		}
+}
+
+static bool take_number(uintptr_t *at, uintptr_t v)
+{
+	uintptr_t was = 0;
+
+	return load_acquire(at) == v || cas_acq_rel(at, &was, v) || was == v;
+}
+
+static void select_pointer(uintptr_t v)
+{
+	unsigned first = selectors.value[0];
+
+	if (!v) {
+		load_selectors(0, 0);
+		return;
+	}
+	for (unsigned i = 0; i < selectors.n; i++)
+		for (unsigned k = 0; k < selectors.n; k++) {
+			unsigned es = selectors.value[i], ds = selectors.value[k];
+
+			if (take_number(selected(es, ds), v)) {
+				load_selectors(es, ds);
+				return;
+			}
+		}
+	weft_sys2(SYS_arch_prctl, ARCH_SET_GS, v);
+	load_selectors(first, first);
+}
+
 void weft_set_gs_slow(uintptr_t v)
 {
+	if (weft_bases == WEFT_BASES_SELECTORS) {
+		select_pointer(v);
+		return;
+	}
 	weft_sys2(SYS_arch_prctl, ARCH_SET_GS, v ? v : (uintptr_t)weft_nobody);
 	weft_bases = WEFT_BASES_CALLS;
 }

@@ -49,6 +49,7 @@
 #define WEFT_FIBER_ATTENTION 0x2c
 
 #ifndef __ASSEMBLER__
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -103,15 +104,48 @@ void weft_vector_restore(const void *area);
  * thread control block and a struct carrier both begin with their own address. A GS
  * base once set is never 0 then: threads inherit their creator's, and those that have
  * no carrier get weft_nobody, whose first words are 0.
+ *
+ * Such a kernel also takes 9 us more to switch to a thread with a GS base and back, under
+ * a hypervisor that has to be asked. So GS base is left alone where ES and DS can say
+ * whose a kernel thread is: 64-bit code does not use them, and the kernel keeps both for
+ * each thread (arch/x86/kernel/process_64.c, __switch_to). Each pair of selectors that
+ * may be loaded is a number, and weft_selected has the carrier of that number. What is
+ * called GS base everywhere else is then this pointer.
  */
 enum weft_bases {
-	WEFT_BASES_UNSET,       /* system calls; no GS base has been set so far */
-	WEFT_BASES_CALLS,       /* system calls */
-	WEFT_BASES_INSTRUCTIONS /* FSGSBASE */
+	WEFT_BASES_UNSET,        /* system calls; no GS base has been set so far */
+	WEFT_BASES_CALLS,        /* system calls */
+	WEFT_BASES_INSTRUCTIONS, /* FSGSBASE */
+	WEFT_BASES_SELECTORS     /* FS by system calls; ES and DS instead of GS */
 };
 extern int weft_bases; /* (c) enum weft_bases, from the start of the process on */
 void weft_bases_use_instructions(void);
-/* By system calls: v, and weft_nobody for 0. */
+/* False, and nothing is changed, if the program has something in ES or DS. */
+bool weft_bases_use_selectors(void);
+/* In a fork child, or when the memory at v is about to go: no thread is v's any more. */
+void weft_bases_forget(void);
+void weft_bases_drop(uintptr_t v);
+
+/* [selectors] 6 bits each; 0: nobody. Those that found no number are found by GS. */
+enum { WEFT_SELECTOR_BITS = 6, WEFT_SELECTED_BY_GS = 1 };
+extern uintptr_t weft_selected[1 << 2 * WEFT_SELECTOR_BITS]; /* (a) */
+
+static inline uintptr_t weft_selected_pointer(void)
+{
+	const uint32_t mask = (1 << WEFT_SELECTOR_BITS) - 1;
+	uint32_t es, ds;
+	uintptr_t v;
+
+	__asm__ volatile("movl %%es, %0; movl %%ds, %1" : "=r"(es), "=r"(ds));
+	v = __atomic_load_n(
+		&weft_selected[(es & mask) << WEFT_SELECTOR_BITS | (ds & mask)],
+		__ATOMIC_RELAXED);
+	if (__builtin_expect(v == WEFT_SELECTED_BY_GS, 0))
+		__asm__ volatile("movq %%gs:%c1, %0" : "=r"(v) : "i"(WEFT_GS_SELF));
+	return v;
+}
+
+/* By system calls, and weft_nobody for 0; or by selectors. */
 void weft_set_gs_slow(uintptr_t v);
 void weft_set_fs_slow(uintptr_t v);
 /* Asks the kernel: also before anything was set. */
@@ -123,6 +157,8 @@ static inline uintptr_t weft_rdgsbase(void)
 
 	if (__builtin_expect(weft_bases == WEFT_BASES_INSTRUCTIONS, 1))
 		__asm__ volatile("rdgsbase %0" : "=r"(v));
+	else if (weft_bases == WEFT_BASES_SELECTORS)
+		return weft_selected_pointer();
 	else if (weft_bases == WEFT_BASES_UNSET)
 		return 0;
 	else

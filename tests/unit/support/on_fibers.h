@@ -155,11 +155,15 @@ inline void prepare_process(uint64_t *ret_mask)
 }
 
 // As preload/init.c does: what the kernel does not keep is not written by instructions.
+// WEFT_TEST_BASES: as WEFT_FSGSBASE there.
 inline const bool fsgsbase = [] {
-	bool kept = getauxval(AT_HWCAP2) & 2;
+	const char *how = getenv("WEFT_TEST_BASES");
+	bool kept = getauxval(AT_HWCAP2) & 2 && !how;
 
 	if (kept)
 		weft_bases_use_instructions();
+	else if (!how || strcmp(how, "gs"))
+		weft_bases_use_selectors();
 	return kept;
 }();
 

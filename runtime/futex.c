@@ -269,7 +269,8 @@ void weft_futex_unpark(struct fiber *f, int n)
 
 	if (c)
 		weft_count_add(c, FUTEX_WAKES, (unsigned)n);
-	if (likely(n == 1)) {
+	/* Of the woken some may be native threads, which are not on the list. */
+	if (n == 1 && f) {
 		weft_unpark_next(f);
 		return;
 	}

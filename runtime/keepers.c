@@ -5,16 +5,18 @@
  * the kernel has its stack pointer and pc in /proc/self/task/ID/syscall, also in a page
  * fault; the other registers are not to be had without stopping it, so its frames are
  * known up to the first that needs one, or guessed. One that computes was seen at the
- * last tick. Rejected: asking it by a signal, which ends calls that must not end.
+ * last tick; the first one is waited for. Rejected: asking it by a signal, which ends
+ * calls that must not end.
  */
 #include "keepers.h"
 
 #include <fcntl.h>
+#include <time.h>
 
 #include "sched_impl.h"
 #include "walk.h"
 
-enum { FIBERS = 4, FRAMES = 5, DEEP = 24 };
+enum { FIBERS = 4, FRAMES = 5, DEEP = 24, PATIENCE_MS = 50 };
 
 void weft_keepers_put(char *buf, size_t size, size_t *at, const char *text)
 {
@@ -145,10 +147,36 @@ static void put_one(char *buf, size_t size, size_t *at, const struct carrier *c,
 		put_frames(buf, size, at, &f);
 }
 
+static bool computes_unseen(const struct carrier *c)
+{
+	struct weft_unwind_frame f;
+
+	return (load_relaxed(&c->odd) & (ODD_HELD | ODD_STUCK)) == ODD_STUCK &&
+	       load_relaxed(&c->current) && !load_relaxed(&c->sample[1]) &&
+	       !ask_kernel(load_relaxed(&c->tid), &f);
+}
+
+/* A tick is 10 ms of a kernel thread's CPU time, which takes longer on a busy machine. */
+static void await_ticks(void)
+{
+	const struct timespec ms = {0, 1000000};
+
+	for (int i = 0; i < PATIENCE_MS; i++) {
+		unsigned unseen = 0;
+
+		for (unsigned k = 0; k < load_acquire(&weft_rt.carriers); k++)
+			unseen += computes_unseen(weft_rt.carrier[k]);
+		if (!unseen)
+			return;
+		weft_sys2(SYS_nanosleep, (long)&ms, 0);
+	}
+}
+
 void weft_keepers_tell(char *buf, size_t size, size_t *at)
 {
 	unsigned told = 0;
 
+	await_ticks(); /* it is told once: as well as can be */
 	for (unsigned i = 0; i < load_acquire(&weft_rt.carriers); i++) {
 		struct carrier *c = weft_rt.carrier[i];
 		int odd = load_relaxed(&c->odd);

@@ -2,11 +2,11 @@
  * sched.c - which fiber runs where, and the one place where stacks are switched.
  *
  * A carrier alternates between its scheduler's stack and one fiber's. It takes
- * from its own FIFO queue first; new and woken fibers go to the queue of the
- * carrier that made or woke them, because waking another core costs more here
- * (8 us of the waker's time, 17-30 us until the other runs) than most wake-ups
- * are worth. Another carrier is woken only when a backlog has lasted
- * BACKLOG_NS, and takes the older half; or when who wakes a fiber has computed for
+ * from its own FIFO queue first, or before that whom its last fiber woke (ready_next);
+ * new and woken fibers go to the queue of the carrier that made or woke them, because
+ * waking another core costs more here (8 us of the waker's time, 17-30 us until the other
+ * runs) than most wake-ups are worth. Another carrier is woken only when a backlog has
+ * lasted BACKLOG_NS, and takes the older half; or when who wakes a fiber has computed for
  * LONG_NS before that, now or before its last park, and will not soon make room for it.
  *
  * Sleeping and posting are a store-before-load race on both sides:
@@ -36,7 +36,7 @@ enum {
 };
 
 /* The TSC runs at 2-4 GHz on every machine of these years: 2.5 is near enough. */
-static const uint64_t TSC_PER_2NS = 5;
+static const uint64_t BACKLOG_TSC = BACKLOG_NS * 5 / 2;
 static const uint64_t LONG_TSC = LONG_NS * 5 / 2;
 static const uint64_t TURN_TSC = TURN_NS * 5 / 2;
 
@@ -166,13 +166,20 @@ static struct fiber *next_take(struct carrier *c)
 	return load_relaxed(&c->next) ? xchg_acq_rel(&c->next, NULL) : NULL;
 }
 
-/* The oldest that is ready, whatever it waited for. */
+/* The oldest in the queue. */
+static struct fiber *queue_take(struct carrier *c)
+{
+	struct fiber *f = runq_pop(&c->runq);
+
+	return f ? f : spill_take(c);
+}
+
+/* Any that is ready, for those who take all. */
 static struct fiber *ready_take(struct carrier *c)
 {
 	struct fiber *f = next_take(c);
 
-	f = f ? f : runq_pop(&c->runq);
-	return f ? f : spill_take(c);
+	return f ? f : queue_take(c);
 }
 
 /* ---- from other kernel threads -------------------------------------------- */
@@ -330,6 +337,24 @@ static bool sig_inbox_drain(struct carrier *c)
 
 /* ---- stealing ------------------------------------------------------------- */
 
+/* One that was taken from another carrier; NULL if its home is there: it goes back. */
+static struct fiber *unless_homely(
+	struct carrier *home, struct fiber *f, unsigned homely_flags)
+{
+	if (!f || !(f->flags & homely_flags))
+		return f;
+	weft_sched_post(home, f);
+	return NULL;
+}
+
+static void count_stolen(struct carrier *c, unsigned n)
+{
+	if (!n)
+		return;
+	weft_count(c, STEALS);
+	weft_count_add(c, STOLEN, n);
+}
+
 /*
  * Takes the older half of victim's queue; returns one, the rest goes to c's queue. The
  * main fiber only from a carrier that keeps it waiting.
@@ -347,10 +372,9 @@ static struct fiber *steal_from(struct carrier *c, struct carrier *victim, bool 
 
 		if (!f)
 			break;
-		if (f->flags & homely) { /* its home is there */
-			weft_sched_post(victim, f);
+		f = unless_homely(victim, f, homely);
+		if (!f)
 			continue;
-		}
 		if (!first)
 			first = f;
 		else
@@ -358,25 +382,14 @@ static struct fiber *steal_from(struct carrier *c, struct carrier *victim, bool 
 		got++;
 	}
 	if (!first && load_relaxed(&victim->spill_count)) {
-		first = spill_take(victim);
-		if (first && first->flags & homely) {
-			weft_sched_post(victim, first);
-			first = NULL;
-		}
+		first = unless_homely(victim, spill_take(victim), homely);
 		got += first != NULL;
 	}
 	if (!first) {
-		first = next_take(victim);
-		if (first && first->flags & homely) {
-			weft_sched_post(victim, first);
-			first = NULL;
-		}
+		first = unless_homely(victim, next_take(victim), homely);
 		got += first != NULL;
 	}
-	if (first) {
-		weft_count(c, STEALS);
-		weft_count_add(c, STOLEN, got);
-	}
+	count_stolen(c, got);
 	return first;
 }
 
@@ -398,10 +411,7 @@ static bool take_over(struct carrier *c, struct carrier *stuck)
 	/* Its own fiber comes by the inbox. */
 	n += !held && inbox_drain(c, stuck);
 	n += weft_timers_move(stuck, c, true);
-	if (n) {
-		weft_count(c, STEALS);
-		weft_count_add(c, STOLEN, n);
-	}
+	count_stolen(c, n);
 	return n;
 }
 
@@ -413,7 +423,7 @@ static bool take_over(struct carrier *c, struct carrier *stuck)
 static void level(struct carrier *c)
 {
 	unsigned n = load_acquire(&weft_rt.carriers);
-	uint32_t mine = ready_on(c), most = 0, queued;
+	uint32_t mine = ready_on(c), most = 0;
 	struct carrier *longest = NULL;
 	unsigned got = 0;
 
@@ -421,8 +431,8 @@ static void level(struct carrier *c)
 		return;
 	for (unsigned i = 0; i < n; i++) {
 		struct carrier *v = weft_rt.carrier[i];
+		uint32_t queued = v == c || v->kind != CARRIER_FULL ? 0 : ready_on(v);
 
-		queued = v == c || v->kind != CARRIER_FULL ? 0 : ready_on(v);
 		if (queued > most) {
 			most = queued;
 			longest = v;
@@ -431,22 +441,17 @@ static void level(struct carrier *c)
 	if (likely(most < 2 * mine + LEVEL_FROM))
 		return;
 	for (uint32_t left = (most - mine) / 2; left && got < LEVEL_AT_ONCE; left--) {
-		struct fiber *f = runq_pop(&longest->runq);
+		struct fiber *f = queue_take(longest);
 
-		f = f ? f : spill_take(longest);
 		if (!f)
 			break;
-		if (f->flags & (FIBER_MAIN | FIBER_PINNED)) {
-			weft_sched_post(longest, f);
+		f = unless_homely(longest, f, FIBER_MAIN | FIBER_PINNED);
+		if (!f)
 			continue;
-		}
 		weft_sched_ready(c, f);
 		got++;
 	}
-	if (got) {
-		weft_count(c, STEALS);
-		weft_count_add(c, STOLEN, got);
-	}
+	count_stolen(c, got);
 }
 
 static bool relieve(struct carrier *c)
@@ -563,7 +568,7 @@ static void watch_backlog(struct carrier *c)
 		c->backlog_tsc = now;
 		return;
 	}
-	if (now - c->backlog_tsc < BACKLOG_NS * TSC_PER_2NS / 2)
+	if (now - c->backlog_tsc < BACKLOG_TSC)
 		return;
 	c->backlog_tsc = now;
 	weft_sched_wake_one(c);
@@ -579,9 +584,10 @@ static void look_outside(struct carrier *c)
 		weft_timers_run(c, weft_now_ns());
 	if (weft_engine_pending(c))
 		weft_engine_flush(c);
-	if (likely(!load_relaxed(&c->odd)))
-		level(c);
-	if (unlikely(load_relaxed(&weft_rt.stuck)) && !load_relaxed(&c->odd))
+	if (unlikely(load_relaxed(&c->odd)))
+		return;
+	level(c);
+	if (unlikely(load_relaxed(&weft_rt.stuck)))
 		relieve(c);
 }
 
@@ -875,9 +881,9 @@ static struct fiber *next_fiber(struct carrier *c)
 				if (f)
 					weft_sched_ready(c, f);
 			}
-		if (load_relaxed(&c->next) && c->run_tsc - c->turn_tsc < TURN_TSC) {
+		if (c->run_tsc - c->turn_tsc < TURN_TSC) {
 			f = next_take(c);
-			if (likely(f))
+			if (f)
 				return f;
 		}
 		c->turn_tsc = c->run_tsc;

@@ -297,9 +297,8 @@ static bool set_SEED(const char *value, struct weft_options *ret)
 static bool set_FSGSBASE(const char *value, struct weft_options *ret)
 {
 	ret->bases_by_gs = same(value, "gs");
-	if (ret->bases_by_gs)
-		ret->bases_by_calls = true;
-	return ret->bases_by_gs || either(value, "auto", "off", &ret->bases_by_calls);
+	ret->bases_by_calls = ret->bases_by_gs || same(value, "off");
+	return ret->bases_by_calls || same(value, "auto");
 }
 
 static bool set_SITES(const char *value, struct weft_options *ret)

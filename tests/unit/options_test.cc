@@ -106,6 +106,7 @@ TEST(Options, EachOptionIsUnderstood)
 	EXPECT_TRUE(p.opt.verbose);
 	EXPECT_TRUE(p.opt.sites_decode);
 	EXPECT_TRUE(p.opt.bases_by_calls);
+	EXPECT_FALSE(p.opt.bases_by_gs);
 	EXPECT_EQ(p.opt.engine, WEFT_OPTION_ENGINE_EPOLL);
 	EXPECT_EQ(p.opt.uring_without, 3u);
 	EXPECT_EQ(p.opt.fault_mmap, 3u);
@@ -155,6 +156,9 @@ TEST(Options, EngineHasThreeNames)
 	EXPECT_EQ(
 		parse({"WEFT_ENGINE=io_uring"}).opt.engine, WEFT_OPTION_ENGINE_IO_URING);
 	EXPECT_EQ(parse({"WEFT_ENGINE=epoll"}).opt.engine, WEFT_OPTION_ENGINE_EPOLL);
+	EXPECT_TRUE(parse({"WEFT_FSGSBASE=gs"}).opt.bases_by_gs);
+	EXPECT_TRUE(parse({"WEFT_FSGSBASE=gs"}).opt.bases_by_calls);
+	EXPECT_FALSE(parse({"WEFT_FSGSBASE=auto"}).opt.bases_by_calls);
 }
 
 TEST(Options, NativeTakesFileNamesAndNothingElse)

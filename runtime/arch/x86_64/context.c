@@ -73,25 +73,30 @@ void weft_set_fs_slow(uintptr_t v)
 
 /* ---- … or ES and DS instead of GS base ---- */
 
-enum { SELECTORS_MAX = 1 << WEFT_SELECTOR_BITS, FIRST_SELECTOR = 4 };
+/* Pairs of selectors that may be loaded, as they index weft_selected. None has ES 0. */
+enum {
+	NUMBERS_MAX = 256,
+	FIRST_SELECTOR = 4, /* of the null ones before it the processor may make 0 */
+};
 
 uintptr_t weft_selected[1 << 2 * WEFT_SELECTOR_BITS];
-static struct {
-	uint8_t value[SELECTORS_MAX]; /* (c) those that may be loaded */
-	unsigned n;
-} selectors;
+static uint16_t
+	numbers[NUMBERS_MAX];  /* (c) the first is of those found through GS base */
+static unsigned numbers_count; /* (c) */
 
-static void load_selectors(unsigned es, unsigned ds)
+static void load_selectors(unsigned number)
 {
-	/* A signal between two of these finds nobody's: no carrier's ES is 0. */
+	unsigned es = number >> WEFT_SELECTOR_BITS;
+	unsigned ds = number & ((1 << WEFT_SELECTOR_BITS) - 1);
+
+	/* A signal between two of these finds nobody's. */
 	__asm__ volatile("movl %0, %%es; movl %2, %%ds; movl %1, %%es"
 			 :
 			 : "r"(0), "r"(es), "r"(ds)
 			 : "memory");
 }
 
-/* May a program load it and read through it? Of null selectors the processor may make 0.
- */
+/* May a program load it and read through it? */
 static bool loadable(unsigned selector)
 {
 	bool yes;
@@ -100,81 +105,62 @@ static bool loadable(unsigned selector)
 	return yes;
 }
 
-static uintptr_t *selected(unsigned es, unsigned ds)
-{
-	return &weft_selected[es << WEFT_SELECTOR_BITS | ds];
-}
-
-/* What is found through GS base has the first number of all. */
-static void forget_selected(void)
-{
-	for (unsigned i = 0; i < selectors.n; i++)
-		for (unsigned k = 0; k < selectors.n; k++)
-			*selected(selectors.value[i], selectors.value[k]) = 0;
-	*selected(selectors.value[0], selectors.value[0]) = WEFT_SELECTED_BY_GS;
-}
-
 bool weft_bases_use_selectors(void)
 {
+	const unsigned end = 1 << WEFT_SELECTOR_BITS;
+	uint64_t usable = 0;
 	uint32_t es, ds;
 
 	__asm__ volatile("movl %%es, %0; movl %%ds, %1" : "=r"(es), "=r"(ds));
 	if (es || ds)
 		return false;
-	selectors.n = 0;
-	for (unsigned s = FIRST_SELECTOR; s < SELECTORS_MAX; s++)
-		if (loadable(s))
-			selectors.value[selectors.n++] = (uint8_t)s;
-	if (!selectors.n)
+	numbers_count = 0;
+	for (unsigned s = FIRST_SELECTOR; s < end; s++)
+		usable |= (uint64_t)loadable(s) << s;
+	for (es = 0; es < end; es++)
+		for (ds = 0; ds < end; ds++)
+			if (usable >> es & usable >> ds & 1 &&
+				numbers_count < NUMBERS_MAX)
+				numbers[numbers_count++] =
+					(uint16_t)(es << WEFT_SELECTOR_BITS | ds);
+	if (!numbers_count)
 		return false;
-	forget_selected();
+	weft_selected[numbers[0]] = WEFT_SELECTED_BY_GS;
 	weft_bases = WEFT_BASES_SELECTORS;
 	return true;
 }
 
 void weft_bases_forget(void)
 {
-	if (weft_bases == WEFT_BASES_SELECTORS)
-		forget_selected();
+	for (unsigned i = 1; i < numbers_count; i++)
+		weft_selected[numbers[i]] = 0;
 }
 
 void weft_bases_drop(uintptr_t v)
 {
-	for (unsigned i = 0; i < selectors.n; i++)
-		for (unsigned k = 0; k < selectors.n; k++) {
-			uintptr_t own = v;
+	for (unsigned i = 1; i < numbers_count; i++) {
+		uintptr_t own = v;
 
-			cas_acq_rel(selected(selectors.value[i], selectors.value[k]),
-				&own, 0);
-		}
-}
-
-static bool take_number(uintptr_t *at, uintptr_t v)
-{
-	uintptr_t was = 0;
-
-	return load_acquire(at) == v || cas_acq_rel(at, &was, v) || was == v;
+		cas_acq_rel(&weft_selected[numbers[i]], &own, 0);
+	}
 }
 
 static void select_pointer(uintptr_t v)
 {
-	unsigned first = selectors.value[0];
-
 	if (!v) {
-		load_selectors(0, 0);
+		load_selectors(0);
 		return;
 	}
-	for (unsigned i = 0; i < selectors.n; i++)
-		for (unsigned k = 0; k < selectors.n; k++) {
-			unsigned es = selectors.value[i], ds = selectors.value[k];
+	for (unsigned i = 1; i < numbers_count; i++) {
+		uintptr_t was = 0;
 
-			if (take_number(selected(es, ds), v)) {
-				load_selectors(es, ds);
-				return;
-			}
+		if (cas_acq_rel(&weft_selected[numbers[i]], &was, v) || was == v) {
+			load_selectors(numbers[i]);
+			return;
 		}
+	}
 	weft_sys2(SYS_arch_prctl, ARCH_SET_GS, v);
-	load_selectors(first, first);
+	load_selectors(numbers[0]);
 }
 
 void weft_set_gs_slow(uintptr_t v)

@@ -152,7 +152,7 @@ static bool computes_unseen(const struct carrier *c)
 	struct weft_unwind_frame f;
 
 	return (load_relaxed(&c->odd) & (ODD_HELD | ODD_STUCK)) == ODD_STUCK &&
-	       load_relaxed(&c->current) && !load_relaxed(&c->sample[1]) &&
+	       load_relaxed(&c->current) && c->has_tick && !load_relaxed(&c->sample[1]) &&
 	       !ask_kernel(load_relaxed(&c->tid), &f);
 }
 

@@ -123,8 +123,8 @@ long weft_io_try_poll(struct pollfd *fds, unsigned n, int timeout_ms)
 	if (timeout_ms && (weft_io_forced_to_fail() || expected_to_block(fds, n)))
 		return WEFT_WOULD_BLOCK;
 	r = n || !timeout_ms ? weft_sys3(SYS_poll, (long)fds, n, 0) : 0;
-	/* poll has a look at signals, too: whether this one was the program's, is told
-	 * there. */
+	/* Also without waiting: whether the signal was the program's is found out there.
+	 */
 	if (unlikely(r == -EINTR))
 		return WEFT_FULL_PATH;
 	if (!r && !timeout_ms)

@@ -6,6 +6,27 @@
 namespace
 {
 
+void wait_on(uint32_t &word)
+{
+	EXPECT_EQ(weft_futex_wait(&word, 0, UINT32_MAX, false, WEFT_NO_DEADLINE), 0);
+}
+
+// Begins one that waits on the word, and returns when it does.
+void start_waiting(Fibers &fibers, uint32_t &word, std::function<void()> then)
+{
+	struct fiber *f = fibers.start([&word, then] {
+		wait_on(word);
+		then();
+	});
+
+	until([&] { return is_parked(f, WEFT_REASON_FUTEX); });
+}
+
+long wake_one(uint32_t &word)
+{
+	return weft_futex_wake(&word, 1, UINT32_MAX, false);
+}
+
 // ---- order
 
 TEST(Sched, YieldRunsTheOthersFirstInTurn)
@@ -116,10 +137,8 @@ TEST(Sched, WhatIsPassedOnIsNotHeldUpByTheQueue)
 
 		for (int i = 0; i < HANDS; i++)
 			fibers.start([&, i] {
-				weft_futex_wait(
-					&word[i], 0, UINT32_MAX, false, WEFT_NO_DEADLINE);
-				passed = !weft_futex_wake(
-					&word[i + 1], 1, UINT32_MAX, false);
+				wait_on(word[i]);
+				passed = !wake_one(word[i + 1]);
 			});
 		weft_yield();
 		for (int i = 0; i < OTHERS; i++)
@@ -129,7 +148,7 @@ TEST(Sched, WhatIsPassedOnIsNotHeldUpByTheQueue)
 					weft_yield();
 				}
 			});
-		fibers.start([&] { weft_futex_wake(&word[0], 1, UINT32_MAX, false); });
+		fibers.start([&] { wake_one(word[0]); });
 		fibers.join();
 		EXPECT_TRUE(passed);
 		/* Once for each before it begins; when a turn ends, one comes between. */
@@ -150,12 +169,11 @@ TEST(Sched, TwoThatWakeEachOtherLetTheQueueRun)
 			fibers.start([&, i] {
 				while (!ran && rounds < AT_MOST) {
 					while (!word[i])
-						weft_futex_wait(&word[i], 0, UINT32_MAX,
-							false, WEFT_NO_DEADLINE);
+						wait_on(word[i]);
 					word[i] = 0;
 					rounds++;
 					word[!i] = 1;
-					weft_futex_wake(&word[!i], 1, UINT32_MAX, false);
+					wake_one(word[!i]);
 				}
 			});
 		weft_yield();
@@ -366,15 +384,10 @@ TEST_F(StealOnTwoCpus, WhoHasComputedSharesWhomItWakesFromAFutex)
 			std::atomic<bool> ran{false};
 			uint32_t word = 0;
 
-			struct fiber *f = fibers.start([&] {
-				weft_futex_wait(
-					&word, 0, UINT32_MAX, false, WEFT_NO_DEADLINE);
-				ran = true;
-			});
-			until([&] { return is_parked(f, WEFT_REASON_FUTEX); });
+			start_waiting(fibers, word, [&] { ran = true; });
 			weft_sleep_until(in_ms(2));
 			compute(1000000);
-			EXPECT_EQ(weft_futex_wake(&word, 1, UINT32_MAX, false), 1);
+			EXPECT_EQ(wake_one(word), 1);
 			spin_until([&] { return ran.load(); });
 			fibers.join();
 		}
@@ -537,13 +550,8 @@ TEST(Stuck, AComputingFiberDoesNotHoldWhomItWoke)
 			std::atomic<bool> ran{false};
 			uint32_t word = 0;
 
-			struct fiber *f = fibers.start([&] {
-				weft_futex_wait(
-					&word, 0, UINT32_MAX, false, WEFT_NO_DEADLINE);
-				ran = true;
-			});
-			until([&] { return is_parked(f, WEFT_REASON_FUTEX); });
-			EXPECT_EQ(weft_futex_wake(&word, 1, UINT32_MAX, false), 1);
+			start_waiting(fibers, word, [&] { ran = true; });
+			EXPECT_EQ(wake_one(word), 1);
 			OwnCode here;
 			spin_until([&] { return ran.load(); });
 		}

@@ -107,22 +107,20 @@ static bool loadable(unsigned selector)
 
 bool weft_bases_use_selectors(void)
 {
-	const unsigned end = 1 << WEFT_SELECTOR_BITS;
-	uint64_t usable = 0;
+	uint8_t usable[1 << WEFT_SELECTOR_BITS];
+	unsigned n = 0;
 	uint32_t es, ds;
 
 	__asm__ volatile("movl %%es, %0; movl %%ds, %1" : "=r"(es), "=r"(ds));
 	if (es || ds)
 		return false;
+	for (unsigned s = FIRST_SELECTOR; s < sizeof usable; s++)
+		if (loadable(s))
+			usable[n++] = (uint8_t)s;
 	numbers_count = 0;
-	for (unsigned s = FIRST_SELECTOR; s < end; s++)
-		usable |= (uint64_t)loadable(s) << s;
-	for (es = 0; es < end; es++)
-		for (ds = 0; ds < end; ds++)
-			if (usable >> es & usable >> ds & 1 &&
-				numbers_count < NUMBERS_MAX)
-				numbers[numbers_count++] =
-					(uint16_t)(es << WEFT_SELECTOR_BITS | ds);
+	for (unsigned i = 0; i < n * n && i < NUMBERS_MAX; i++)
+		numbers[numbers_count++] =
+			(uint16_t)(usable[i / n] << WEFT_SELECTOR_BITS | usable[i % n]);
 	if (!numbers_count)
 		return false;
 	weft_selected[numbers[0]] = WEFT_SELECTED_BY_GS;

@@ -117,6 +117,7 @@ TEST(Bases, ASignalNeverSeesAnotherOnes)
 
 		for (Owner &o : owners)
 			weft_wrgsbase(o.self);
+		from = owners.back().self;
 		signal(SIGUSR1, [](int) {
 			const uintptr_t now = weft_rdgsbase();
 

@@ -1,4 +1,4 @@
-// runtime/arch/x86_64/context.c: whose a kernel thread is, where FSGSBASE does not tell.
+// runtime/arch/x86_64/bases.c: whose a kernel thread is, where FSGSBASE does not tell.
 #include "on_fibers.h"
 
 namespace

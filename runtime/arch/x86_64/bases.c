@@ -33,9 +33,8 @@ enum {
 };
 
 uintptr_t weft_selected[1 << 2 * WEFT_SELECTOR_BITS];
-static uint16_t
-	numbers[NUMBERS_MAX];  /* (c) the first is of those found through GS base */
-static unsigned numbers_count; /* (c) */
+static uint16_t numbers[NUMBERS_MAX]; /* (c) the first: see GS base */
+static unsigned numbers_count;        /* (c) */
 
 static void load_selectors(unsigned number)
 {

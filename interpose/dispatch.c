@@ -18,6 +18,7 @@
 #include "../runtime/futex.h"
 #include "../runtime/signals.h"
 #include "../runtime/sys.h"
+#include "enter.h"
 #include "sites.h"
 
 typedef long handler_fn(struct weft_call *c);
@@ -220,6 +221,7 @@ static void dispatch_fiber(struct weft_call *c)
 		weft_sig_mask_end();
 	if (weft_syscall_class[nr] == WEFT_PARKS)
 		weft_sched_turn();
+	weft_fs_keep();
 	done(r, ret);
 	/* [attention] Cleared first, then looked at: a signal is seen by one of us. */
 	weft_fiber_in_weft(c->fiber, false);

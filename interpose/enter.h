@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "../runtime/arch/x86_64/context.h"
 #include "../runtime/runtime.h"
 #include "../runtime/signals.h"
 #include "real.h"
@@ -48,10 +49,18 @@ static inline struct fiber *weft_enter(void)
 	return f;
 }
 
+/* After calls in which the kernel may have switched threads: cheaper than a fault. */
+static inline void weft_fs_keep(void)
+{
+	if (weft_fs_is_lost())
+		weft_fs_found();
+}
+
 void weft_leave_slow(struct fiber *f);
 /* Back in the program's code: handlers that became due run now. */
 static inline void weft_leave(struct fiber *f)
 {
+	weft_fs_keep();
 	weft_fiber_in_weft(f, false);
 	if (__builtin_expect(weft_signals_leave_due(f), 0))
 		weft_leave_slow(f);

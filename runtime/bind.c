@@ -195,6 +195,7 @@ static bool bind_in_place(struct fiber *f)
 		return false;
 	c->bound = f;
 	become_bound(f, c);
+	weft_fs_settle();
 	store_seq_cst(&c->kind, CARRIER_BOUND); /* [bound-post] */
 	weft_sched_rescue(c);
 	return true;

@@ -161,6 +161,41 @@ void weft_carrier_free(struct carrier *c)
 	weft_sys_unmap(carrier_base(c), carrier_bytes());
 }
 
+/*
+ * Only a full carrier's FS base is on loan: it goes from fiber to fiber. Whoever has a
+ * kernel thread for itself blocks it, and would find FS base lost after each call.
+ */
+void weft_carrier_set_fs_slow(struct carrier *c, uintptr_t v)
+{
+	if (c->kind != CARRIER_FULL) {
+		weft_wrfsbase(v);
+		return;
+	}
+	c->fs_on_loan = true;
+	weft_set_fs_slow(WEFT_FS_LOST);
+	weft_fs_write(v);
+}
+
+void weft_fs_settle(void)
+{
+	struct carrier *c = (struct carrier *)weft_rdgsbase();
+
+	if (!c || !c->fs_on_loan)
+		return;
+	weft_set_fs_slow(c->fs_loaded);
+	c->fs_on_loan = false;
+}
+
+bool weft_fs_found(void)
+{
+	struct carrier *c = (struct carrier *)weft_rdgsbase();
+
+	if (!weft_fs_is_lost() || !c)
+		return false;
+	weft_fs_write(c->fs_loaded);
+	return true;
+}
+
 enum { TICK_NS = 10000000, KICK = 33 };
 
 /*

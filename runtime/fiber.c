@@ -450,5 +450,7 @@ struct fiber *weft_enter_carried(void)
 
 void weft_fiber_expect_vm_child(struct fiber *f, bool may_outlive)
 {
+	/* The child has what the kernel believes to be the parent's FS base. */
+	weft_fs_settle();
 	f->flags |= may_outlive ? FIBER_KEEP_PASS | FIBER_PASS : FIBER_PASS;
 }

@@ -182,8 +182,9 @@ struct carrier {
 	struct carrier *self;  /* WEFT_GS_SELF */
 	struct fiber *current; /* WEFT_GS_CURRENT; NULL in the scheduler */
 	void *sched_sp;
-	uintptr_t fs_loaded; /* what FS base holds now */
+	uintptr_t fs_loaded; /* what FS base holds now, or will when it is used next */
 	uintptr_t fs_own;    /* a thread control block of its own */
+	bool fs_on_loan;     /* (o) the kernel knows WEFT_FS_LOST instead */
 
 	bool (*commit)(struct fiber *, void *);
 	void *commit_arg;

@@ -187,6 +187,7 @@ out_running:
 	weft_carrier_leave(home);
 	weft_monitor_stop();
 out_signals:
+	weft_fs_on_loan = false;
 	weft_signals_stop();
 out_main:
 	weft_fiber_table_free();
@@ -227,6 +228,7 @@ unsigned weft_runtime_cpus(void)
 
 void weft_runtime_lock_all(void)
 {
+	weft_fs_settle();
 	weft_lock(&weft_rt.threads_lock);
 	weft_lock(&weft_rt.table_lock);
 	weft_signals_lock();
@@ -295,6 +297,7 @@ void weft_runtime_forget(void)
 	weft_signals_forget();
 	weft_thread_timers_forget();
 	weft_runtime_unlock_all();
+	weft_fs_on_loan = false;
 	weft_bases_forget();
 	weft_wrgsbase(0);
 	store_release(&rt->running, false);

@@ -33,7 +33,8 @@ struct weft_config {
 	unsigned carriers;     /* 0: one per CPU of the affinity mask, at least two */
 	unsigned carriers_cap; /* at most so many while not all are stuck; 0: the default
 				*/
-	bool unwatched;        /* no monitor: who keeps a carrier keeps the others */
+	bool lend_fs; /* where the kernel has no FSGSBASE: FS base on loan (context.h) */
+	bool unwatched; /* no monitor: who keeps a carrier keeps the others */
 	enum weft_engine engine;
 	unsigned uring_without; /* of enum weft_uring_feature */
 	bool stress_migrate;
@@ -62,7 +63,7 @@ int weft_runtime_spawn(void (*fn)(void *));
  * started again later.
  */
 void weft_runtime_forget(void);
-/* Taken around fork so that the child finds no lock of weft's held. */
+/* Taken around fork: the child finds no lock of weft's held, and its FS base. */
 void weft_runtime_lock_all(void);
 void weft_runtime_unlock_all(void);
 
@@ -86,6 +87,10 @@ bool weft_runtime_fd_range(int *ret_low, int *ret_high);
 struct fiber *weft_enter_fiber(void);
 /* The same, but NULL for a fiber with a kernel thread of its own (bind.h). */
 struct fiber *weft_enter_carried(void);
+/* The kernel learns the calling thread's FS base, if it is on loan (context.h). */
+void weft_fs_settle(void);
+/* Was it lost just now? Then it is written again. */
+bool weft_fs_found(void);
 /* The door it came through: true when vector registers are live (a site). */
 void weft_fiber_set_vector_live(struct fiber *f, bool live);
 /* A vfork-like clone follows: until the parent is seen again, bypass. */

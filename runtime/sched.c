@@ -961,10 +961,10 @@ void weft_sched_run_fiber(struct carrier *c, struct fiber *f)
 		if (likely(c->kind == CARRIER_FULL))
 			f->carrier = c;
 		store_relaxed(&f->state, FIBER_RUNNING);
-		if (f->fs_base != c->fs_loaded) {
-			weft_wrfsbase(f->fs_base);
-			c->fs_loaded = f->fs_base;
-		}
+		weft_carrier_set_fs(c, f->fs_base);
+		if (unlikely(weft_rt.config.stress_shuffle) && c->fs_on_loan &&
+			next_random(c) % 2)
+			weft_fs_write(WEFT_FS_LOST);
 		if (unlikely(load_relaxed(&f->accounted)))
 			weft_cpu_begin(c, f);
 		c->current = f;

@@ -55,7 +55,24 @@ void weft_carrier_leave(struct carrier *c);
 void weft_carrier_join(struct carrier *c);
 int weft_carrier_spawn(struct carrier *c, void (*fn)(void *));
 void weft_carrier_kick(struct carrier *c); /* a signal that restarts calls */
-int weft_carrier_add(void);                /* one more, on the monitor's thread */
+/* FS base of the calling thread, which is c's. */
+void weft_carrier_set_fs_slow(struct carrier *c, uintptr_t v);
+static inline void weft_carrier_set_fs(struct carrier *c, uintptr_t v)
+{
+	bool same = c->fs_loaded == v;
+
+	c->fs_loaded = v; /* first: from here on it is what the fault's handler writes */
+	if (c->fs_on_loan) {
+		if (weft_fs_read() != v)
+			weft_fs_write(v);
+	} else if (!same) {
+		if (unlikely(weft_fs_on_loan))
+			weft_carrier_set_fs_slow(c, v);
+		else
+			weft_wrfsbase(v);
+	}
+}
+int weft_carrier_add(void); /* one more, on the monitor's thread */
 
 /* monitor.c */
 int weft_monitor_start(void);

@@ -156,6 +156,11 @@ void weft_sig_first_level(int sig, siginfo_t *si, void *ctx)
 		uc->rip = (uint64_t)weft_load_user_fixup;
 		return;
 	}
+	if (sig == SIGSEGV && si->si_code > 0 && weft_fs_found()) {
+		if (c)
+			weft_count(c, FS_FAULTS);
+		return;
+	}
 	if (!c) {
 		if (sig != KICK && sig != KICK_EINTR)
 			on_native(sig, si, ctx);

@@ -47,8 +47,11 @@ static void install_for(int sig)
 		install(sig, SA_RESTART | (act->flags & (SA_NOCLDSTOP | SA_NOCLDWAIT)));
 	} else {
 		weft_sig.handled &= ~BIT(sig);
-		if ((sig == SIGSEGV || sig == SIGBUS) && (uintptr_t)act->handler == DFL) {
-			install(sig, 0); /* guards are explained, bad pointers survived */
+		if (((sig == SIGSEGV || sig == SIGBUS) &&
+			    (uintptr_t)act->handler == DFL) ||
+			(sig == SIGSEGV && weft_fs_on_loan)) {
+			/* Guards are explained, bad pointers survived, FS base found. */
+			install(sig, 0);
 			return;
 		}
 		kernel_action(sig, act, NULL);
@@ -189,6 +192,9 @@ int weft_signals_start(void)
 	err = weft_sig_receiver_new(f->sig.mask);
 	if (err)
 		return err;
+	/* Who ignores SIGSEGV makes programs that it executes ignore it. */
+	if (weft_rt.config.lend_fs && (uintptr_t)weft_sig.table[SIGSEGV].handler != IGN)
+		weft_fs_lend();
 	for (int sig = 1; sig <= SIGNALS; sig++)
 		if (!(BIT(sig) & UNBLOCKABLE) &&
 			((uintptr_t)weft_sig.table[sig].handler > IGN || sig == SIGSEGV ||

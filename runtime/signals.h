@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "fiber.h"
+#include "sys.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -26,12 +27,6 @@ extern "C" {
 
 struct weft_regs;
 struct timespec;
-struct weft_ksigaction {
-	void *handler;
-	unsigned long flags;
-	void *restorer;
-	uint64_t mask;
-};
 
 /* ---- life ----------------------------------------------------------------- */
 

@@ -96,7 +96,6 @@ struct signals {
 extern struct signals weft_sig;
 
 /* arch/x86_64/signal.S */
-extern void weft_restore_rt(void);
 extern void weft_signal_trampoline(void);
 extern const char weft_signal_again[], weft_signal_tail[], weft_signal_tail_end[];
 extern const char weft_interruptible_begin[], weft_interruptible_end[],

@@ -79,6 +79,14 @@ void weft_fault_arm(enum weft_fault kind, unsigned nth);
 /* True when this call of `kind` is the one that has to fail. */
 int weft_fault_hits(enum weft_fault kind);
 
+/* As rt_sigaction(2) takes it. */
+struct weft_ksigaction {
+	void *handler;
+	unsigned long flags;
+	void *restorer;
+	uint64_t mask;
+};
+
 /* Anonymous private memory, or -ENOMEM. `flags` adds to MAP_PRIVATE|MAP_ANONYMOUS. */
 long weft_sys_map(size_t len, int prot, int flags);
 long weft_sys_unmap(void *addr, size_t len);

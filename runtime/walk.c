@@ -164,15 +164,18 @@ static uint64_t pack(const struct weft_unwind_rule *r, bool mark)
 	return v;
 }
 
-/* libunwind has a stack protector, and calls libc: never on a fiber's own TLS. */
+/*
+ * libunwind has a stack protector, and calls libc: never on a fiber's own TLS. It blocks
+ * all signals at times, and a lost FS base would not be found then.
+ */
 static void leave_tls(void)
 {
 	struct carrier *c = (struct carrier *)weft_rdgsbase();
 
-	if (c && c->fs_loaded != c->fs_own) {
-		weft_wrfsbase(c->fs_own);
-		c->fs_loaded = c->fs_own;
-	}
+	if (!c)
+		return;
+	weft_carrier_set_fs(c, c->fs_own);
+	weft_fs_settle();
 }
 
 static uint64_t ask(uint64_t pc, bool exact, uint64_t *ret_pc)

@@ -376,7 +376,7 @@ void compare_with_the_kernel(
 	Robust native(n), ours(n);
 	uint32_t kernel_tid = 0, our_tid = 0;
 
-	std::thread([&] {
+	Native([&] {
 		kernel_tid = (uint32_t)syscall(SYS_gettid);
 		set(native, kernel_tid);
 		OK(syscall(SYS_set_robust_list, &native.head, sizeof native.head));

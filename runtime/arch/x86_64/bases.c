@@ -5,6 +5,8 @@
 #include "context.h"
 
 #include <asm/prctl.h>
+#include <signal.h>
+#include <ucontext.h>
 
 #include "../../atomic.h"
 #include "../../sys.h"
@@ -22,6 +24,49 @@ void weft_bases_use_instructions(void)
 void weft_set_fs_slow(uintptr_t v)
 {
 	weft_sys2(SYS_arch_prctl, ARCH_SET_FS, v);
+}
+
+/* ---- FS base on loan ---- */
+
+bool weft_fs_on_loan;
+/* Of a SIGILL that somebody sent meanwhile. */
+static volatile sig_atomic_t sent;
+
+static void on_illegal(int sig, siginfo_t *si, void *ctx)
+{
+	greg_t *rip = &((ucontext_t *)ctx)->uc_mcontext.gregs[REG_RIP];
+
+	(void)sig;
+	if (si->si_code > 0 && *rip == (greg_t)weft_fs_probe_insn)
+		*rip = (greg_t)weft_fs_probe_fixup;
+	else
+		sent = 1;
+}
+
+bool weft_fs_lend(void)
+{
+	const struct weft_ksigaction probe = {
+		.handler = (void *)on_illegal,
+		.flags = SA_SIGINFO | 0x04000000 /* SA_RESTORER */,
+		.restorer = (void *)weft_restore_rt,
+		.mask = ~0ull,
+	};
+	const uint64_t illegal = 1ull << (SIGILL - 1);
+	struct weft_ksigaction was;
+	uint64_t pending = 0;
+
+	weft_sys2(SYS_rt_sigpending, &pending, 8);
+	if (pending & illegal ||
+		weft_sys4(SYS_rt_sigaction, SIGILL, (long)&probe, (long)&was, 8))
+		return false;
+	weft_sys4(SYS_rt_sigprocmask, SIG_UNBLOCK, (long)&illegal, 0, 8);
+	weft_fs_on_loan = weft_fs_probe();
+	weft_sys4(SYS_rt_sigprocmask, SIG_BLOCK, (long)&illegal, 0, 8);
+	weft_sys4(SYS_rt_sigaction, SIGILL, (long)&was, 0, 8);
+	if (sent)
+		weft_sys2(SYS_kill, weft_sys0(SYS_getpid), SIGILL);
+	sent = 0;
+	return weft_fs_on_loan;
 }
 
 /* ---- … or ES and DS instead of GS base ---- */

@@ -161,6 +161,28 @@ weft_clone_thread:
 	.cfi_endproc
 	.size	weft_clone_thread, . - weft_clone_thread
 
+/* int weft_fs_probe(void): 1, or 0 by way of the handler if it is an illegal instruction. */
+	.globl	weft_fs_probe
+	.hidden	weft_fs_probe
+	.type	weft_fs_probe, @function
+	.globl	weft_fs_probe_insn
+	.hidden	weft_fs_probe_insn
+	.globl	weft_fs_probe_fixup
+	.hidden	weft_fs_probe_fixup
+	.p2align 4
+weft_fs_probe:
+	.cfi_startproc
+weft_fs_probe_insn:
+	rdfsbase %rax
+	wrfsbase %rax
+	movl	$1, %eax
+	ret
+weft_fs_probe_fixup:
+	xorl	%eax, %eax
+	ret
+	.cfi_endproc
+	.size	weft_fs_probe, . - weft_fs_probe
+
 /* int weft_load_user(const uint32_t *p, uint32_t *ret): see context.h. */
 	.globl	weft_load_user
 	.hidden	weft_load_user

@@ -182,6 +182,7 @@ inline int start_runtime(const Config &c, const char **ret_what)
 	config.stress_shuffle = c.shuffle;
 	config.seed = c.shuffle ? weft_seed() : 0;
 	config.fs_template = weft_rdfsbase();
+	config.lend_fs = !fsgsbase && !getenv("WEFT_TEST_BASES");
 	int err = weft_runtime_start(&config, ret_what);
 
 	if (!err)
@@ -408,13 +409,16 @@ class OwnCode
 class Native
 {
       public:
-	// From the main fiber: a new kernel thread inherits its creator's GS base.
+	// From the main fiber: a new kernel thread inherits its creator's GS base. libc
+	// blocks signals meanwhile, as it never does behind the doors: FS base must not
+	// be lost.
 	explicit Native(std::function<void()> body)
-	    : thread_([body] {
-		      weft_wrgsbase(0);
-		      body();
-	      })
 	{
+		weft_fs_settle();
+		thread_ = std::thread([body] {
+			weft_wrgsbase(0);
+			body();
+		});
 	}
 	// Blocks the carrier: the body must be about to end.
 	void join()

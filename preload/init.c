@@ -433,7 +433,8 @@ static const char *start_runtime(uint64_t mask)
 		.stress_migrate = o->stress_migrate,
 		.stress_wouldblock = o->stress_wouldblock,
 		.stress_shuffle = o->stress_shuffle,
-		.lend_fs = weft_bases != WEFT_BASES_INSTRUCTIONS && !o->bases_by_calls,
+		.lend_fs = o->bases_lent ||
+			   (weft_bases != WEFT_BASES_INSTRUCTIONS && !o->bases_by_calls),
 		.trace_pins = o->trace_pins,
 		.seed = o->seed,
 		.fs_template = weft_rdfsbase(),

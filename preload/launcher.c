@@ -22,11 +22,13 @@
 #include <libgen.h>
 #include <limits.h>
 #include <linux/io_uring.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
@@ -842,10 +844,32 @@ static void complain(const char *line)
 		return;
 }
 
-/*
- * Prints what the machine offers; the reason to run natively, or NULL. FSGSBASE
- * is bit 1 of AT_HWCAP2 (asm/hwcap2.h).
- */
+/* Bit 1 of AT_HWCAP2 (asm/hwcap2.h), or tried by a child. */
+static const char *try_fsgsbase(void)
+{
+	int status = 0;
+	pid_t pid;
+
+	if (getauxval(AT_HWCAP2) & 2)
+		return "works";
+	pid = fork();
+	if (pid == 0) {
+		const struct rlimit no_core = {0, 0};
+
+		(void)setrlimit(RLIMIT_CORE, &no_core);
+		(void)signal(SIGILL, SIG_DFL);
+		__asm__ volatile("rdfsbase %%rax; wrfsbase %%rax" : : : "rax");
+		_exit(0);
+	}
+	if (pid > 0)
+		while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+			;
+	if (pid > 0 && WIFEXITED(status))
+		return "unknown to the kernel, but the instructions work";
+	return "missing: switching fibers takes a system call";
+}
+
+/* Prints what the machine offers; the reason to run natively, or NULL. */
 static const char *check_machine(bool *ret_uring)
 {
 	const char *native = NULL, *why;
@@ -857,10 +881,7 @@ static const char *check_machine(bool *ret_uring)
 	(void)snprintf(text, sizeof(text), "%s", why != NULL ? why : "works");
 	print_note("io_uring", text);
 	*ret_uring = why == NULL;
-	if (getauxval(AT_HWCAP2) & 2)
-		print_note("FSGSBASE", "works");
-	else
-		print_note("FSGSBASE", "missing: switching fibers takes a system call");
+	print_note("FSGSBASE", try_fsgsbase());
 	if (uname(&un) == 0 && sscanf(un.release, "%u.%u", &major, &minor) == 2) {
 		print_note("kernel", un.release);
 		if (major < 5 || (major == 5 && minor < 15))

@@ -296,9 +296,10 @@ static bool set_SEED(const char *value, struct weft_options *ret)
 
 static bool set_FSGSBASE(const char *value, struct weft_options *ret)
 {
+	ret->bases_lent = same(value, "loan");
 	ret->bases_by_gs = same(value, "gs");
 	ret->bases_by_calls = ret->bases_by_gs || same(value, "off");
-	return ret->bases_by_calls || same(value, "auto");
+	return ret->bases_lent || ret->bases_by_calls || same(value, "auto");
 }
 
 static bool set_SITES(const char *value, struct weft_options *ret)

@@ -158,6 +158,10 @@ TEST(Options, EngineHasThreeNames)
 	EXPECT_EQ(parse({"WEFT_ENGINE=epoll"}).opt.engine, WEFT_OPTION_ENGINE_EPOLL);
 	EXPECT_TRUE(parse({"WEFT_FSGSBASE=gs"}).opt.bases_by_gs);
 	EXPECT_TRUE(parse({"WEFT_FSGSBASE=gs"}).opt.bases_by_calls);
+	EXPECT_TRUE(parse({"WEFT_FSGSBASE=loan"}).opt.bases_lent);
+	EXPECT_FALSE(parse({"WEFT_FSGSBASE=loan"}).opt.bases_by_calls);
+	EXPECT_FALSE(parse({"WEFT_FSGSBASE=gs"}).opt.bases_lent);
+	EXPECT_FALSE(parse({"WEFT_FSGSBASE=auto"}).opt.bases_lent);
 	EXPECT_FALSE(parse({"WEFT_FSGSBASE=auto"}).opt.bases_by_calls);
 }
 

@@ -124,6 +124,7 @@ struct Config {
 	bool watched = false; // with the monitor, which lets others in
 	weft_engine engine = WEFT_ENGINE_AUTO;
 	unsigned uring_without = 0;
+	bool lend = false; // FS base, also where the kernel has FSGSBASE
 };
 
 // The tests of what waits are run on each engine: those that do not say which are told
@@ -182,7 +183,7 @@ inline int start_runtime(const Config &c, const char **ret_what)
 	config.stress_shuffle = c.shuffle;
 	config.seed = c.shuffle ? weft_seed() : 0;
 	config.fs_template = weft_rdfsbase();
-	config.lend_fs = !fsgsbase && !getenv("WEFT_TEST_BASES");
+	config.lend_fs = c.lend || (!fsgsbase && !getenv("WEFT_TEST_BASES"));
 	int err = weft_runtime_start(&config, ret_what);
 
 	if (!err)

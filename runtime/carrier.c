@@ -143,6 +143,13 @@ int weft_carrier_open(struct carrier *c)
 	return 0;
 }
 
+bool weft_carrier_event(const struct carrier *c)
+{
+	uint64_t one = 1;
+
+	return weft_sys3(SYS_write, c->event_fd, (long)&one, sizeof one) == sizeof one;
+}
+
 void weft_carrier_close(struct carrier *c)
 {
 	weft_engine_close(c);

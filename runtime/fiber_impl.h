@@ -237,6 +237,7 @@ struct carrier {
 	struct fiber *sig_inbox;                          /* (a) fibers to interrupt */
 	int sleeping;                                     /* (a) */
 	uint32_t broadcast_done; /* (o) last call made for all threads */
+	int wake_due;            /* (a) the monitor is asked to wake it */
 	int event_fd;
 	uint64_t event_value;
 	int lives; /* (a) the kernel clears it when its thread is gone */

@@ -53,6 +53,7 @@ enum {
 int weft_monitor_asleep; /* (a) */
 static struct carrier *monitor;
 static int quit;                       /* (a) */
+static int asked;                      /* (a) some carrier has wake_due */
 static unsigned quiet, surplus;        /* ticks in a row */
 static unsigned beside = 1, busy;      /* beside a hog for each CPU; ticks towards more */
 static unsigned burst;                 /* carriers to add while all are stuck */
@@ -367,20 +368,47 @@ void weft_monitor_rouse(void)
 		weft_sys3(SYS_futex, (long)&weft_monitor_asleep, FUTEX_WAKE_PRIVATE, 1);
 }
 
+void weft_monitor_wake_carrier(struct carrier *c)
+{
+	store_seq_cst(&c->wake_due, 1);
+	store_seq_cst(&asked, 1); /* [monitor-asked] */
+	weft_sys3(SYS_futex, (long)&asked, FUTEX_WAKE_PRIVATE, 1);
+	weft_monitor_wake();
+}
+
+static void wake_for_others(void)
+{
+	if (!xchg_seq_cst(&asked, 0)) /* [monitor-asked] */
+		return;
+	for (unsigned i = 0; i < weft_rt.carriers; i++) {
+		struct carrier *c = weft_rt.carrier[i];
+
+		if (xchg_seq_cst(&c->wake_due, 0))
+			weft_carrier_event(c);
+	}
+}
+
+/* All of the time: what is stuck is told by what happened between two looks. */
 static void nap(void)
 {
-	struct timespec ts = {0, TICK_NS};
+	uint64_t now = weft_now_ns(), until = now + TICK_NS;
 
-	weft_sys4(SYS_futex, (long)&quit, FUTEX_WAIT_PRIVATE, 0, (long)&ts);
+	for (; now < until && !load_seq_cst(&quit); now = weft_now_ns()) {
+		struct timespec ts = {0, (long)(until - now)};
+
+		weft_sys4(SYS_futex, (long)&asked, FUTEX_WAIT_PRIVATE, 0, (long)&ts);
+		wake_for_others();
+	}
 }
 
 static void sleep_until_woken(void)
 {
 	store_seq_cst(&weft_monitor_asleep, 1); /* [monitor-sleep] */
-	if (nothing_to_watch() && !load_seq_cst(&quit))
+	if (nothing_to_watch() && !load_seq_cst(&quit) && !load_seq_cst(&asked))
 		weft_sys4(
 			SYS_futex, (long)&weft_monitor_asleep, FUTEX_WAIT_PRIVATE, 1, 0);
 	store_seq_cst(&weft_monitor_asleep, 0);
+	wake_for_others();
 	quiet = 0;
 }
 
@@ -430,7 +458,8 @@ void weft_monitor_stop(void)
 	if (!monitor)
 		return;
 	store_seq_cst(&quit, 1);
-	weft_sys3(SYS_futex, (long)&quit, FUTEX_WAKE_PRIVATE, 1);
+	store_seq_cst(&asked, 1);
+	weft_sys3(SYS_futex, (long)&asked, FUTEX_WAKE_PRIVATE, 1);
 	weft_monitor_rouse();
 	weft_carrier_join(monitor);
 	weft_carrier_free(monitor);

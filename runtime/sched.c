@@ -206,10 +206,11 @@ void weft_carrier_wake(struct carrier *c)
 		return;
 	if (c->kind == CARRIER_HELPER)
 		return;
-	uint64_t one = 1;
-
-	weft_sys3(SYS_write, c->event_fd, (long)&one, sizeof one);
 	struct carrier *self = (struct carrier *)weft_rdgsbase();
+
+	/* A thread may have a descriptor table that is older than this carrier. */
+	if (unlikely(!weft_carrier_event(c)))
+		weft_monitor_wake_carrier(c);
 
 	if (self)
 		weft_count(self, WAKES);

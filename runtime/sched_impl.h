@@ -50,6 +50,8 @@ struct carrier *weft_carrier_new(unsigned id, enum carrier_kind kind);
 void weft_carrier_free(struct carrier *c);
 int weft_carrier_open(struct carrier *c); /* its engine and descriptors */
 void weft_carrier_close(struct carrier *c);
+/* Ends its sleep. False: the calling thread does not have its descriptor. */
+bool weft_carrier_event(const struct carrier *c);
 void weft_carrier_enter(struct carrier *c);
 void weft_carrier_leave(struct carrier *c);
 void weft_carrier_join(struct carrier *c);
@@ -79,7 +81,8 @@ int weft_monitor_start(void);
 void weft_monitor_stop(void);
 void weft_monitor_forget(void);
 struct carrier *weft_monitor_carrier(void); /* for counters and credentials; or NULL */
-extern int weft_monitor_asleep;             /* (a) [monitor-sleep] */
+void weft_monitor_wake_carrier(struct carrier *c); /* which the caller cannot wake */
+extern int weft_monitor_asleep;                    /* (a) [monitor-sleep] */
 void weft_monitor_rouse(void);
 
 /* deadline.c: the kernel thread that listens to clocks, for credentials; or NULL */

@@ -141,6 +141,53 @@ TEST(Bind, APinnedFiberKeepsItsKernelThread)
 	});
 }
 
+// It does not have the descriptors of carriers that were made later.
+TEST(Bind, AThreadWithADescriptorTableOfItsOwnWakesWhoSleepsThere)
+{
+	Config config = {1};
+
+	config.watched = true;
+	on_runtime(config, [] {
+		Fibers fibers;
+		std::atomic<bool> unshared{false};
+		std::atomic<unsigned> latest{0};
+		std::atomic<int> ended{0};
+		static uint32_t word;
+
+		fibers.start([&] {
+			ASSERT_EQ(weft_fiber_bind(WEFT_BIND_NAMESPACES), 0);
+			OK(unshare(CLONE_FILES));
+			unshared = true;
+			for (unsigned n = 1; n <= 20; n++) {
+				while (latest != n)
+					weft_sleep_until(weft_now_ns() + 100000);
+				const struct carrier *c = weft_rt.carrier[n];
+				while (!load_relaxed(&c->sleeping))
+					weft_sys0(SYS_sched_yield);
+				EXPECT_FALSE(weft_carrier_event(c));
+				EXPECT_EQ(weft_futex_wake(&word, 1, ~0u, false), 1);
+			}
+		});
+		until([&] { return unshared.load(); });
+		for (unsigned n = 1; n <= 20; n++) {
+			ASSERT_EQ(weft_carrier_add(), 0);
+			std::atomic<bool> waits{false};
+
+			fibers.start_on(n, [&] {
+				waits = true;
+				EXPECT_EQ(weft_futex_wait(
+						  &word, 0, ~0u, false, in_ms(10000)),
+					0);
+				ended++;
+			});
+			until([&] { return waits.load(); });
+			latest = n;
+			until([&] { return ended == (int)n; });
+		}
+		fibers.join();
+	});
+}
+
 TEST(Bind, AnotherFiberIsBoundWhenItRuns)
 {
 	on_runtime({2}, [] {

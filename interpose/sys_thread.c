@@ -2,6 +2,7 @@
  * sys_thread.c - handlers for the life of threads: clone, exit, futex, memory of
  * stacks, fork and exec. Who a thread is: identity.c.
  */
+#include <asm/prctl.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -33,6 +34,9 @@
 
 void (*weft_at_exit_group)(void);
 long weft_native_clone(struct weft_regs *child, const struct weft_regs *call);
+
+/* arch/x86/include/asm/page_64.h, TASK_SIZE_MAX with four levels of tables. */
+static const uintptr_t USER_END = (1ul << 47) - 4096;
 
 /* ---- making threads ------------------------------------------------------- */
 
@@ -226,6 +230,25 @@ long sys_set_robust_list(struct weft_call *c)
 		return -EINVAL;
 	weft_fiber_set_robust(c->fiber, (void *)ARG1(c), ARG2(c));
 	return 0;
+}
+
+/* The kernel's answer may be that it has lost it (FS base on loan, context.h). */
+long sys_arch_prctl(struct weft_call *c)
+{
+	uintptr_t fs = ARG2(c);
+
+	switch (ARG1(c)) {
+	case ARCH_GET_FS:
+		fs = weft_fiber_fs_base(c->fiber);
+		return weft_copy_user((void *)ARG2(c), &fs, sizeof fs);
+	case ARCH_SET_FS:
+		if (fs >= USER_END)
+			return -EPERM;
+		weft_fiber_set_fs_base(c->fiber, fs);
+		return 0;
+	default:
+		return WEFT_RAW;
+	}
 }
 
 long sys_get_robust_list(struct weft_call *c)

@@ -361,6 +361,17 @@ uint8_t weft_fiber_take_tried(struct fiber *f)
 	return tried;
 }
 
+uintptr_t weft_fiber_fs_base(const struct fiber *f)
+{
+	return f->fs_base;
+}
+
+void weft_fiber_set_fs_base(struct fiber *f, uintptr_t v)
+{
+	f->fs_base = v;
+	weft_carrier_set_fs(weft_carrier_self(), v);
+}
+
 void weft_fiber_set_robust(struct fiber *f, void *head, size_t len)
 {
 	f->robust_head = head;

@@ -73,7 +73,7 @@ struct cpu_account {
    (t) table lock. */
 struct fiber {
 	void *sp;                /* (o) where it stopped */
-	uintptr_t fs_base;       /* (c) */
+	uintptr_t fs_base;       /* (o) */
 	struct fiber *qnext;     /* link in the one queue that holds it */
 	struct carrier *carrier; /* (o) runs or ran last here; never a helper */
 	int tid;                 /* (c) 0: free */

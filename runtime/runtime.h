@@ -98,6 +98,9 @@ void weft_fiber_expect_vm_child(struct fiber *f, bool may_outlive);
 /* What the front door found out (enum weft_tried), to be taken once by the site. */
 void weft_fiber_set_tried(struct fiber *f, uint8_t tried);
 uint8_t weft_fiber_take_tried(struct fiber *f);
+/* arch_prctl(2): by the fiber itself. */
+uintptr_t weft_fiber_fs_base(const struct fiber *f);
+void weft_fiber_set_fs_base(struct fiber *f, uintptr_t v);
 void weft_fiber_set_robust(struct fiber *f, void *head, size_t len);
 void weft_fiber_get_robust(struct fiber *f, void **ret_head, size_t *ret_len);
 /* libc's pthread_create runs: the mappings it makes now are stacks of fibers. */

@@ -70,6 +70,7 @@ seccomp||with TSYNC: the kernel's
 landlock_restrict_self||
 unshare||
 setns||
+arch_prctl||FS base is the fiber's; else the kernel's, made on the carrier
 personality||to ask: the kernel's
 set_mempolicy||
 keyctl||of the thread's keyring, or to another session's; others: the kernel's

@@ -220,7 +220,7 @@ static void dispatch_fiber(struct weft_call *c)
 	if (ret == -EINTR || c->again)
 		weft_sig_mask_end();
 	if (weft_syscall_class[nr] == WEFT_PARKS)
-		weft_sched_turn();
+		weft_sched_turn(nr == SYS_futex);
 	weft_fs_keep();
 	done(r, ret);
 	/* [attention] Cleared first, then looked at: a signal is seen by one of us. */

@@ -384,5 +384,5 @@ void weft_count_mutex_contended(void)
 void weft_count_first_try(void)
 {
 	weft_count(weft_carrier_self(), FIRST_TRIES);
-	weft_sched_turn();
+	weft_sched_turn(false);
 }

@@ -151,7 +151,8 @@ void weft_count_native(unsigned nr);
 void weft_count_mutex_contended(void);
 void weft_count_first_try(void);
 /* A call that may wait did not: whoever goes on like that gives way now and then. */
-void weft_sched_turn(void);
+/* `at_lock`: it only woke others, and may hold what they wait for. */
+void weft_sched_turn(bool at_lock);
 /* WEFT_STRESS=shuffle: perhaps asks the calling fiber, which begins a call, to give way.
  */
 void weft_sched_stress_call(void);

@@ -29,6 +29,7 @@ enum {
 	BACKLOG_NS = 50000, /* how long a queue may stand before another core is woken */
 	LONG_NS = 100000,   /* how long a run pays for waking another core */
 	TURN_NS = 300000,   /* how long a turn may last while others wait */
+	LOCK_TURNS = 8,     /* … if it only ever wakes others */
 	POLL_EVERY = 32,    /* switches between two looks at ring, inbox and timers */
 	SPILL_REFILL = RUNQ_SIZE / 2,
 	LEVEL_FROM = 32,    /* a queue this much longer than twice ours is too long */
@@ -675,13 +676,18 @@ static void ask_way(struct carrier *c)
  * 300: 99th percentile 41 and 28 ms, transactions 1 and 0.93 to 1; without end it was
  * 46 ms, and when each call waits transactions 0.57 to 1.) Not from its first call on: a
  * turn goes from one fiber to whom it wakes.
+ *
+ * Who wakes somebody at a lock may hold others, and whoever waits for these waits for as
+ * long as this one does: turns end there only when they have lasted LOCK_TURNS times as
+ * long. (MariaDB with 4,096 connections that have spoken before: 99th percentile 1.8 and
+ * 1.0 s as at other calls, 1.1 and 0.8 with this; its own pool 0.8 and 0.6.)
  */
-void weft_sched_turn(void)
+void weft_sched_turn(bool at_lock)
 {
 	struct carrier *c = weft_carrier_self();
 	uint64_t now = weft_tsc();
 
-	if (likely(now - c->turn_tsc < TURN_TSC))
+	if (likely(now - c->turn_tsc < (at_lock ? LOCK_TURNS : 1) * TURN_TSC))
 		return;
 	c->turn_tsc = now;
 	if (c->kind != CARRIER_FULL || c->current->flags & FIBER_PINNED ||

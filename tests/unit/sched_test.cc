@@ -184,6 +184,38 @@ TEST(Sched, TwoThatWakeEachOtherLetTheQueueRun)
 	});
 }
 
+// A turn ends soon at a call on a descriptor, and later at one that only wakes others:
+// that one may hold what they wait for.
+TEST(Sched, ATurnLastsLongerAtALock)
+{
+	on_runtime({1}, [] {
+		Fibers fibers;
+		struct carrier *c = weft_carrier_self();
+		const uint64_t ms = 2500000; // in TSC ticks, as sched.c takes it
+		// How long a turn lasts that is looked at all the time; 0: nobody is
+		// asked to give way.
+		const auto lasts = [&](bool at_lock) {
+			struct fiber *f = c->current;
+			uint64_t begin = c->turn_tsc = weft_tsc(), now = begin;
+
+			f->give_way = 0;
+			while (!f->give_way && now - begin < 100 * ms) {
+				now = weft_tsc();
+				weft_sched_turn(at_lock);
+			}
+			const bool asked = f->give_way;
+			f->give_way = 0;
+			store_relaxed(&c->called, 0);
+			return asked ? now - begin : 0;
+		};
+
+		EXPECT_EQ(lasts(false), 0u) << "nobody waits";
+		fibers.start([] {});
+		EXPECT_GT(lasts(false), ms / 4);
+		EXPECT_GT(lasts(true), 2 * ms);
+	});
+}
+
 TEST(Sched, AFiberThatNeverStopsYieldingDoesNotStarveTimersAndRing)
 {
 	on_runtime({1}, [] {

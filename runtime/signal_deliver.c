@@ -72,13 +72,8 @@ static bool next_signal(
 		weft_memcpy(ret_info, n->info, INFO_SIZE);
 		weft_sig_node_put(n);
 		*ret_act = weft_sig.table[sig];
-		if ((uintptr_t)ret_act->handler > IGN && ret_act->flags & SA_RESETHAND) {
-			struct weft_ksigaction dfl = {0};
-
-			weft_sig.table[sig].handler = NULL;
-			weft_sig.handled &= ~BIT(sig);
-			kernel_action(sig, &dfl, NULL);
-		}
+		if ((uintptr_t)ret_act->handler > IGN && ret_act->flags & SA_RESETHAND)
+			weft_sig_reset_handler(sig);
 		weft_unlock(&weft_sig.lock);
 		*ret_sig = sig;
 		if ((uintptr_t)ret_act->handler > IGN)
@@ -314,7 +309,7 @@ __attribute__((used)) struct fiber *weft_signals_async(struct async_frame *frame
 		weft_lock(&weft_sig.lock);
 		act = weft_sig.table[sig];
 		if (act.flags & SA_RESETHAND)
-			weft_sig.table[sig].handler = NULL;
+			weft_sig_reset_handler(sig);
 		weft_unlock(&weft_sig.lock);
 		run_handler(f, &act, sig, frame->info, &frame->uc, 0);
 	}

@@ -58,6 +58,13 @@ static void install_for(int sig)
 	}
 }
 
+/* (lock held) SA_RESETHAND. What weft itself takes the signal for goes on. */
+void weft_sig_reset_handler(int sig)
+{
+	weft_sig.table[sig].handler = NULL;
+	install_for(sig);
+}
+
 long weft_sig_action(int sig, const struct weft_ksigaction *act,
 	struct weft_ksigaction *old, size_t size)
 {

@@ -151,6 +151,9 @@ void weft_sig_first_level(int sig, siginfo_t *si, void *ctx);
 /* signal_broadcast.c */
 void weft_sig_join_broadcast(struct carrier *c);
 
+/* signals.c */
+void weft_sig_reset_handler(int sig);
+
 static inline long kernel_mask(uint64_t mask)
 {
 	return weft_sys4(SYS_rt_sigprocmask, SIG_SETMASK, (long)&mask, 0, 8);

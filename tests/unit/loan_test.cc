@@ -184,6 +184,56 @@ TEST(Loan, AFaultOfTheProgramsIsTheProgramsOwn)
 	});
 }
 
+// With SA_RESETHAND the signal has its default action from then on, and FS base is found
+// all the same.
+TEST(Loan, AHandlerThatRunsOnceLeavesOurs)
+{
+	on_loan({1}, [] {
+		static std::atomic<int> ran;
+		Fibers fibers;
+
+		for (bool fault : {false, true}) {
+			struct weft_ksigaction act = {}, now;
+
+			ran = 0;
+			act.handler = (void *)+[](int, siginfo_t *, void *ctx) {
+				ran++;
+				if (((ucontext_t *)ctx)->uc_mcontext.gregs[REG_RAX] == 24)
+					((ucontext_t *)ctx)->uc_mcontext.gregs[REG_RIP] +=
+						2;
+			};
+			act.flags = SA_SIGINFO | SA_RESETHAND;
+			ASSERT_EQ(weft_sig_action(SIGSEGV, &act, nullptr, 8), 0);
+			fibers.start([fault] {
+				const uint64_t none = 0;
+
+				weft_sig_procmask(SIG_SETMASK, &none, nullptr, 8);
+				weft_yield();
+				if (fault) {
+					OwnCode here;
+
+					__asm__ volatile("movl (%%rax), %%ecx"
+							 :
+							 : "a"(24ul)
+							 : "ecx", "memory");
+				} else {
+					weft_sig_send_thread(
+						weft_fiber_tid(weft_fiber_self()),
+						SIGSEGV, nullptr);
+					weft_signals_deliver(nullptr);
+				}
+				CHECK(ran == 1);
+				for (uint64_t k = 0; k < 100; k++)
+					use_tls(k);
+			});
+			fibers.join();
+			ASSERT_EQ(weft_sig_action(SIGSEGV, nullptr, &now, 8), 0);
+			EXPECT_EQ(now.handler, nullptr);
+			EXPECT_EQ(ran, 1);
+		}
+	});
+}
+
 TEST(Loan, AProgramsFaultWithoutAHandlerKillsIt)
 {
 	int status = status_of_child([] {

@@ -232,12 +232,7 @@ TEST(Native, ALibrarysFramePinsForThePark)
 		EXPECT_TRUE(weft_native_has(libcs));
 		EXPECT_FALSE(weft_native_has((uintptr_t)open_unwinder));
 		weft_native_watch();
-		Config config = {2, true};
-
-		// Main holds a carrier, too: what was given to it while the other one was
-		// held is for the monitor to bring away.
-		config.watched = true;
-		ASSERT_EQ(start_runtime(config, &what), 0) << what;
+		ASSERT_EQ(start_runtime({2, true}, &what), 0) << what;
 		Fibers fibers;
 		std::atomic<int> moved{0}, stayed{0};
 

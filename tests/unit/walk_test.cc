@@ -218,6 +218,8 @@ TEST(Native, NamesStandForTheirVersions)
 
 TEST(Native, ALibrarysFramePinsForThePark)
 {
+	if (SANITIZED)
+		GTEST_SKIP() << "the sanitizer's qsort_r is not libc's";
 	in_child([] {
 		const char *what;
 		Dl_info info;
@@ -232,7 +234,9 @@ TEST(Native, ALibrarysFramePinsForThePark)
 		EXPECT_TRUE(weft_native_has(libcs));
 		EXPECT_FALSE(weft_native_has((uintptr_t)open_unwinder));
 		weft_native_watch();
-		ASSERT_EQ(start_runtime({2, true}, &what), 0) << what;
+		// More than can be held, main's among them: without the monitor nobody
+		// brings away what was given to one when all were.
+		ASSERT_EQ(start_runtime({8, true}, &what), 0) << what;
 		Fibers fibers;
 		std::atomic<int> moved{0}, stayed{0};
 

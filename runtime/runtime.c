@@ -106,6 +106,10 @@ int weft_runtime_start(const struct weft_config *config, const char **ret_what)
 	unsigned n;
 	int err;
 
+	*ret_what = "setting FS base";
+	err = weft_fs_check();
+	if (err)
+		return err;
 	/* Threads that are made from here on inherit a GS base that can be read. */
 	weft_wrgsbase(0);
 	rt->config = *config;
@@ -187,7 +191,6 @@ out_running:
 	weft_carrier_leave(home);
 	weft_monitor_stop();
 out_signals:
-	weft_fs_on_loan = false;
 	weft_signals_stop();
 out_main:
 	weft_fiber_table_free();

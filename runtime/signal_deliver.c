@@ -301,6 +301,8 @@ __attribute__((used)) struct fiber *weft_signals_async(struct async_frame *frame
 	int sig = frame->sig;
 	bool first = !sig;
 
+	/* After a vfork the kernel still has the fiber's own mask: it may park here. */
+	weft_enter_fiber();
 	weft_fiber_in_weft(f, true);
 	f->vector_live = 0; /* all of it is in the frame */
 	if (sig) {

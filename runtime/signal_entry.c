@@ -177,6 +177,6 @@ void weft_sig_first_level(int sig, siginfo_t *si, void *ctx)
 		on_kick(c->current, uc);
 	} else if (BIT(sig) & SYNCHRONOUS && si->si_code > 0)
 		on_fault(c->current, sig, si, uc);
-	else
+	else if ((uintptr_t)weft_sig.table[sig].handler != IGN)
 		weft_sig_send_any(sig, si); /* somebody's kill(pid, SIGSEGV) */
 }

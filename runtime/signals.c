@@ -238,6 +238,7 @@ void weft_signals_stop(void)
 	weft_sig_receiver_stop();
 	weft_sig_return_pending(weft_fiber_main());
 	restore_kernel(weft_fiber_main());
+	weft_fs_on_loan = false;
 	weft_sig.active = false;
 }
 

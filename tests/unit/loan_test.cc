@@ -94,6 +94,27 @@ TEST(Loan, WhatIsLostIsFound)
 	fibers_keep_what_is_theirs({3});
 }
 
+// vm.mmap_min_addr may be that of the second page: then it is any program's.
+TEST(Loan, ThePageAfterTheFirstIsTheProgramsOwn)
+{
+	on_loan({1}, [] {
+		Fibers fibers;
+		void *p = mmap((void *)0x1000, 4096, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+
+		if (p == MAP_FAILED)
+			puts("skipped: nobody may map it here");
+		else
+			memset(p, 7, 4096);
+		fibers.start([] {
+			weft_yield();
+			for (uint64_t k = 0; k < 1000; k++)
+				use_tls(k);
+		});
+		fibers.join();
+	});
+}
+
 TEST(Loan, ItIsFoundOnWhateverCarrier)
 {
 	fibers_keep_what_is_theirs({3, true});

@@ -26,6 +26,13 @@ void weft_set_fs_slow(uintptr_t v)
 	weft_sys2(SYS_arch_prctl, ARCH_SET_FS, v);
 }
 
+int weft_fs_check(void)
+{
+	if (weft_bases == WEFT_BASES_INSTRUCTIONS)
+		return 0;
+	return (int)weft_sys2(SYS_arch_prctl, ARCH_SET_FS, weft_rdfsbase());
+}
+
 /* ---- FS base on loan ---- */
 
 bool weft_fs_on_loan;

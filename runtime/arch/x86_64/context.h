@@ -196,14 +196,17 @@ static inline void weft_wrfsbase(uintptr_t v)
  * of them (a hypervisor that hides them, but runs its guest's programs with them), a
  * carrier tells the kernel once that its FS base is WEFT_FS_LOST, and writes that of each
  * fiber by an instruction: 16 ns instead of 3.7 us. The kernel's next switch of threads
- * puts WEFT_FS_LOST back (arch/x86/kernel/process_64.c, load_seg_legacy). Below
- * vm.mmap_min_addr nothing is mapped, and what thread-local storage has in front of it
- * is not the program's half of the address space: the next access faults, and the handler
- * writes FS base again. It can do so at any instruction, as no code that blocks SIGSEGV
- * or runs in the handler reads through FS.
+ * puts WEFT_FS_LOST back (arch/x86/kernel/process_64.c, load_seg_legacy). All of a thread
+ * control block is then in the first page, which is never mapped (vm.mmap_min_addr is
+ * that of the second one at least), and what thread-local storage has in front of it in
+ * the kernel's half of the address space: the next access faults, and the handler writes
+ * FS base again. It can do so at any instruction, as no code that blocks SIGSEGV or runs
+ * in the handler reads through FS. Not 0, which the kernel takes for none at all.
  */
-enum { WEFT_FS_LOST = 0x1000 };
+enum { WEFT_FS_LOST = 0x40 };
 extern bool weft_fs_on_loan; /* (c) once there are carriers */
+/* 0, or -EXXX: a filter does not let FS base be set by system calls. */
+int weft_fs_check(void);
 /* Tries whether the instructions work. Signals are blocked, on the only thread. */
 bool weft_fs_lend(void);
 int weft_fs_probe(void);

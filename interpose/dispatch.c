@@ -183,6 +183,30 @@ static bool waits_in_kernel(const struct weft_call *c, unsigned nr)
 	}
 }
 
+static enum weft_turn turn_at(unsigned nr)
+{
+	switch (nr) {
+	case SYS_futex:
+		return WEFT_TURN_LOCK;
+	case SYS_read:
+	case SYS_readv:
+	case SYS_recvfrom:
+	case SYS_recvmsg:
+	case SYS_recvmmsg:
+	case SYS_poll:
+	case SYS_ppoll:
+	case SYS_select:
+	case SYS_pselect6:
+	case SYS_epoll_wait:
+	case SYS_epoll_pwait:
+	case SYS_accept:
+	case SYS_accept4:
+		return WEFT_TURN_REQUEST;
+	default:
+		return WEFT_TURN_ANSWER;
+	}
+}
+
 static void dispatch_fiber(struct weft_call *c)
 {
 	struct weft_regs *r = c->regs;
@@ -220,7 +244,7 @@ static void dispatch_fiber(struct weft_call *c)
 	if (ret == -EINTR || c->again)
 		weft_sig_mask_end();
 	if (weft_syscall_class[nr] == WEFT_PARKS)
-		weft_sched_turn(nr == SYS_futex);
+		weft_sched_turn(turn_at(nr));
 	weft_fs_keep();
 	done(r, ret);
 	/* [attention] Cleared first, then looked at: a signal is seen by one of us. */

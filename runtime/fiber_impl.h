@@ -189,8 +189,9 @@ struct carrier {
 	bool (*commit)(struct fiber *, void *);
 	void *commit_arg;
 
-	uint64_t turn_tsc;  /* (o) since when it runs what was first in its queue */
-	struct fiber *next; /* (a) ready, and before the queue */
+	uint64_t looked_tsc; /* (o) when it looked at ring, inbox and timers */
+	uint64_t turn_tsc;   /* (o) since when it runs what was first in its queue */
+	struct fiber *next;  /* (a) ready, and before the queue */
 	struct runq runq;
 	struct fiber *spill_head, *spill_tail; /* (spill_lock) the queue's overflow */
 	uint32_t spill_count;

@@ -149,10 +149,15 @@ const char *weft_engine_reason(void);
 
 void weft_count_native(unsigned nr);
 void weft_count_mutex_contended(void);
-void weft_count_first_try(void);
+/* What a call that may wait, and did not, leaves its caller with. */
+enum weft_turn {
+	WEFT_TURN_ANSWER,  /* nothing: it gave something out */
+	WEFT_TURN_REQUEST, /* what it took in, or knows to be there */
+	WEFT_TURN_LOCK,    /* perhaps other locks: it only woke who waited for one */
+};
+void weft_count_first_try(enum weft_turn at);
 /* A call that may wait did not: whoever goes on like that gives way now and then. */
-/* `at_lock`: it only woke others, and may hold what they wait for. */
-void weft_sched_turn(bool at_lock);
+void weft_sched_turn(enum weft_turn at);
 /* WEFT_STRESS=shuffle: perhaps asks the calling fiber, which begins a call, to give way.
  */
 void weft_sched_stress_call(void);

@@ -28,18 +28,25 @@
 enum {
 	BACKLOG_NS = 50000, /* how long a queue may stand before another core is woken */
 	LONG_NS = 100000,   /* how long a run pays for waking another core */
-	TURN_NS = 300000,   /* how long a turn may last while others wait */
-	LOCK_TURNS = 8,     /* … if it only ever wakes others */
+	WAKER_NS = 300000,  /* after its begin whom a turn wakes is behind the queue */
 	POLL_EVERY = 32,    /* switches between two looks at ring, inbox and timers */
+	LOOK_NS = 300000,   /* … for those that give way */
 	SPILL_REFILL = RUNQ_SIZE / 2,
-	LEVEL_FROM = 32,    /* a queue this much longer than twice ours is too long */
+	LEVEL_FROM = 8,     /* a queue that is 9/8 of ours and this is too long */
 	LEVEL_AT_ONCE = 64, /* of it, at each look */
 };
 
 /* The TSC runs at 2-4 GHz on every machine of these years: 2.5 is near enough. */
 static const uint64_t BACKLOG_TSC = BACKLOG_NS * 5 / 2;
 static const uint64_t LONG_TSC = LONG_NS * 5 / 2;
-static const uint64_t TURN_TSC = TURN_NS * 5 / 2;
+static const uint64_t LOOK_TSC = LOOK_NS * 5 / 2;
+static const uint64_t WAKER_TSC = WAKER_NS * 5 / 2;
+/* How long a turn may last while others wait, by the call that could end it. */
+static const uint64_t TURN_TSC[] = {
+	[WEFT_TURN_ANSWER] = 150000 * 5 / 2,
+	[WEFT_TURN_REQUEST] = 600000 * 5 / 2,
+	[WEFT_TURN_LOCK] = 2400000 * 5 / 2,
+};
 
 static uint64_t next_random(struct carrier *c)
 {
@@ -440,7 +447,7 @@ static void level(struct carrier *c)
 			longest = v;
 		}
 	}
-	if (likely(most < 2 * mine + LEVEL_FROM))
+	if (likely(most < mine + mine / 8 + LEVEL_FROM))
 		return;
 	for (uint32_t left = (most - mine) / 2; left && got < LEVEL_AT_ONCE; left--) {
 		struct fiber *f = queue_take(longest);
@@ -580,6 +587,7 @@ static void watch_backlog(struct carrier *c)
 
 static void look_outside(struct carrier *c)
 {
+	c->looked_tsc = weft_tsc();
 	inbox_drain(c, c);
 	sig_inbox_drain(c);
 	if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE)
@@ -649,8 +657,10 @@ void weft_sched_give_way(void)
 	/*
 	 * What is there comes first, and then this one again. Not only when nobody is
 	 * ready: two that take turns would keep the ring waiting for POLL_EVERY turns.
+	 * Not each time: it is a system call.
 	 */
-	look_outside(c);
+	if (!ready_on(c) || weft_tsc() - c->looked_tsc > LOOK_TSC)
+		look_outside(c);
 	weft_park(WEFT_REASON_YIELD, yield_commit, NULL);
 }
 
@@ -672,22 +682,29 @@ static void ask_way(struct carrier *c)
  * A call of the calling fiber was done without waiting. Where the peers are on the same
  * CPUs, the kernel runs the one that was just written to, and its next request is there
  * before the fiber asks for it: fiber and peer go on for as long as the kernel likes, and
- * all others wait. (MariaDB with 128 connections of a local sysbench, turns of 500 us and
- * 300: 99th percentile 41 and 28 ms, transactions 1 and 0.93 to 1; without end it was
- * 46 ms, and when each call waits transactions 0.57 to 1.) Not from its first call on: a
- * turn goes from one fiber to whom it wakes.
+ * all others wait. That is the cheapest way to serve them, and the most unfair one. Not
+ * from its first call on: a turn goes from one fiber to whom it wakes.
+ *
+ * (MariaDB, a local sysbench on the same two CPUs, by turns of 300, 150, 100 and 60 us,
+ * its own pool 1: transactions with 128 connections 1.10, 0.95, 0.93, 0.91, with 1,024
+ * 1.58, 1.26, 1.05, 0.92; 99th percentile 2.0, 1.3, 1.1, 1.05 and 2.0, 1.3, 1.1, 1.3.)
+ *
+ * It ends where an answer was given, as nobody waits for this one then. Who has taken a
+ * request in hand has somebody waiting, for one more round of the whole queue (of 1,024
+ * connections one answer in fifty took that): it goes on to its answer, or for four
+ * turns.
  *
  * Who wakes somebody at a lock may hold others, and whoever waits for these waits for as
- * long as this one does: turns end there only when they have lasted LOCK_TURNS times as
- * long. (MariaDB with 4,096 connections that have spoken before: 99th percentile 1.8 and
- * 1.0 s as at other calls, 1.1 and 0.8 with this; its own pool 0.8 and 0.6.)
+ * long as this one does: turns end there only after sixteen. (MariaDB with 4,096
+ * connections that have spoken before: 99th percentile 1.8 and 1.0 s as at other
+ * calls, 1.1 and 0.8 with this; its own pool 0.8 and 0.6.)
  */
-void weft_sched_turn(bool at_lock)
+void weft_sched_turn(enum weft_turn at)
 {
 	struct carrier *c = weft_carrier_self();
 	uint64_t now = weft_tsc();
 
-	if (likely(now - c->turn_tsc < (at_lock ? LOCK_TURNS : 1) * TURN_TSC))
+	if (likely(now - c->turn_tsc < TURN_TSC[at]))
 		return;
 	c->turn_tsc = now;
 	if (c->kind != CARRIER_FULL || c->current->flags & FIBER_PINNED ||
@@ -888,7 +905,7 @@ static struct fiber *next_fiber(struct carrier *c)
 				if (f)
 					weft_sched_ready(c, f);
 			}
-		if (c->run_tsc - c->turn_tsc < TURN_TSC) {
+		if (c->run_tsc - c->turn_tsc < WAKER_TSC) {
 			f = next_take(c);
 			if (f)
 				return f;

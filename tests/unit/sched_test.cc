@@ -108,7 +108,7 @@ TEST(Sched, AFiberWhoseCallsNeverWaitGivesWay)
 			fibers.start([&] {
 				EXPECT_EQ(write(fd[1], "x", 1), 1);
 				while (!ran || !read || !slept) {
-					weft_count_first_try();
+					weft_count_first_try(WEFT_TURN_ANSWER);
 					weft_sched_give_way();
 				}
 			});
@@ -184,9 +184,9 @@ TEST(Sched, TwoThatWakeEachOtherLetTheQueueRun)
 	});
 }
 
-// A turn ends soon at a call on a descriptor, and later at one that only wakes others:
-// that one may hold what they wait for.
-TEST(Sched, ATurnLastsLongerAtALock)
+// A turn ends soon where an answer was given, later where a request was taken in hand,
+// and latest at a call that only wakes others: that one may hold what they wait for.
+TEST(Sched, ATurnLastsLongerForWhoHoldsARequestOrALock)
 {
 	on_runtime({1}, [] {
 		Fibers fibers;
@@ -194,13 +194,13 @@ TEST(Sched, ATurnLastsLongerAtALock)
 		const uint64_t ms = 2500000; // in TSC ticks, as sched.c takes it
 		// How long a turn lasts that is looked at all the time; 0: nobody is
 		// asked to give way.
-		const auto lasts = [&](bool at_lock) {
+		const auto lasts = [&](enum weft_turn at) {
 			struct fiber *f = c->current;
 			uint64_t begin = c->turn_tsc = weft_tsc(), now = begin;
 
 			f->give_way = 0;
 			while (!f->give_way && now - begin < 100 * ms) {
-				weft_sched_turn(at_lock);
+				weft_sched_turn(at);
 				now = weft_tsc(); // later than its own look
 			}
 			const bool asked = f->give_way;
@@ -209,10 +209,11 @@ TEST(Sched, ATurnLastsLongerAtALock)
 			return asked ? now - begin : 0;
 		};
 
-		EXPECT_EQ(lasts(false), 0u) << "nobody waits";
+		EXPECT_EQ(lasts(WEFT_TURN_ANSWER), 0u) << "nobody waits";
 		fibers.start([] {});
-		EXPECT_GT(lasts(false), ms / 4);
-		EXPECT_GT(lasts(true), 2 * ms);
+		EXPECT_GT(lasts(WEFT_TURN_ANSWER), ms / 8);
+		EXPECT_GT(lasts(WEFT_TURN_REQUEST), ms / 2);
+		EXPECT_GT(lasts(WEFT_TURN_LOCK), 2 * ms);
 	});
 }
 

@@ -33,7 +33,8 @@
 #include "sites.h"
 
 void (*weft_at_exit_group)(void);
-long weft_native_clone(struct weft_regs *child, const struct weft_regs *call);
+long weft_native_clone(
+	struct weft_regs *child, const struct weft_regs *call, uintptr_t gs);
 
 /* arch/x86/include/asm/page_64.h, TASK_SIZE_MAX with four levels of tables. */
 static const uintptr_t USER_END = (1ul << 47) - 4096;
@@ -56,7 +57,7 @@ static const uint64_t THREAD_FLAGS =
  * child has set up its own [timer-helper], and a signal that came in earlier would
  * put its frame on top of those registers.
  */
-static long make_native(struct weft_call *c, uintptr_t stack_top)
+static long clone_for_real(struct weft_call *c, uintptr_t stack_top, uintptr_t gs)
 {
 	struct weft_regs *child =
 		(struct weft_regs *)((stack_top - WEFT_RED_ZONE - sizeof *child) & ~15ul);
@@ -65,7 +66,7 @@ static long make_native(struct weft_call *c, uintptr_t stack_top)
 	weft_memcpy(child, c->regs, sizeof *child);
 	child->rsp = stack_top;
 	weft_signals_before_exec();
-	r = weft_native_clone(child, c->regs);
+	r = weft_native_clone(child, c->regs, gs);
 	weft_signals_undo_exec();
 	return r;
 }
@@ -104,13 +105,23 @@ static long make_thread(struct weft_call *c, const struct clone_request *q)
 {
 	if (weft_fiber_creating(c->fiber) == WEFT_CREATING_NATIVE ||
 		!weft_policy_wants_fiber(c->fiber, q->tls))
-		return make_native(c, q->stack_top);
+		return clone_for_real(c, q->stack_top, 0);
 	return make_fiber(c, q);
 }
 
 /* A new process, or something that shares our memory without being a thread. */
-static long make_other(struct weft_call *c, uint64_t flags, bool has_stack)
+static long make_other(struct weft_call *c, uint64_t flags, uintptr_t stack_top)
 {
+	bool has_stack = stack_top;
+
+	/*
+	 * It goes on beside us, and would be whichever fiber runs on the carrier that it
+	 * has from its parent.
+	 */
+	if ((flags & (CLONE_VM | CLONE_VFORK)) == CLONE_VM && has_stack) {
+		weft_fs_settle();
+		return clone_for_real(c, stack_top, weft_stranger());
+	}
 	if (flags & CLONE_VM) {
 		weft_fiber_expect_vm_child(c->fiber, !(flags & CLONE_VFORK));
 		/* posix_spawn's child asks for its mask to know what to reset. */
@@ -141,7 +152,7 @@ long sys_clone(struct weft_call *c)
 
 	if ((q.flags & THREAD_FLAGS) == THREAD_FLAGS && q.stack_top)
 		return make_thread(c, &q);
-	return make_other(c, q.flags, q.stack_top != 0);
+	return make_other(c, q.flags, q.stack_top);
 }
 
 long sys_clone3(struct weft_call *c)
@@ -162,7 +173,7 @@ long sys_clone3(struct weft_call *c)
 
 	if ((q.flags & THREAD_FLAGS) == THREAD_FLAGS && a->stack)
 		return make_thread(c, &q);
-	return make_other(c, q.flags, a->stack != 0);
+	return make_other(c, q.flags, a->stack ? q.stack_top : 0);
 }
 
 long sys_fork(struct weft_call *c)

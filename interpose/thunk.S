@@ -137,10 +137,12 @@ weft_site_entry:
 	.size	weft_site_entry, . - weft_site_entry
 
 /*
- * long weft_native_clone(struct weft_regs *child %rdi, const struct weft_regs *call %rsi)
+ * long weft_native_clone(struct weft_regs *child %rdi, const struct weft_regs *call %rsi,
+ *	uintptr_t gs %rdx)
  * The clone or clone3 of `call`, made by the kernel for real, by a carrier. The
- * child must not keep the carrier's GS base; it continues with the registers of
- * `child`, which lie on its own stack, like a fiber's first instruction.
+ * child must not keep the carrier's GS base: it gets `gs`, or for 0 that of nobody. It
+ * continues with the registers of `child`, which lie on its own stack, like a fiber's
+ * first instruction.
  */
 	.globl	weft_native_clone
 	.hidden	weft_native_clone
@@ -151,7 +153,11 @@ weft_native_clone:
 	pushq	%r12
 	.cfi_adjust_cfa_offset 8
 	.cfi_rel_offset %r12, 0
+	pushq	%r13
+	.cfi_adjust_cfa_offset 8
+	.cfi_rel_offset %r13, 0
 	movq	%rdi, %r12
+	movq	%rdx, %r13
 	movq	WEFT_REGS_RAX(%rsi), %rax
 	movq	WEFT_REGS_RDI(%rsi), %rdi
 	movq	WEFT_REGS_RDX(%rsi), %rdx
@@ -162,25 +168,22 @@ weft_native_clone:
 	syscall
 	testq	%rax, %rax
 	je	1f
+	popq	%r13
+	.cfi_adjust_cfa_offset -8
+	.cfi_restore %r13
 	popq	%r12
 	.cfi_adjust_cfa_offset -8
 	.cfi_restore %r12
 	ret
 1:	.cfi_undefined %rip
 	movq	%r12, %rsp
-	xorl	%ecx, %ecx
 	cmpl	$2, weft_bases(%rip)		/* WEFT_BASES_INSTRUCTIONS */
-	jb	2f
-	ja	3f
-	wrgsbase %rcx
+	jne	2f
+	wrgsbase %r13
 	jmp	weft_context_start_clone
-3:	movl	%ecx, %es			/* WEFT_BASES_SELECTORS */
-	movl	%ecx, %ds
-	jmp	weft_context_start_clone
-2:	movl	$0x1001, %edi			/* ARCH_SET_GS */
-	leaq	weft_nobody(%rip), %rsi
-	movl	$158, %eax			/* arch_prctl */
-	syscall
+2:	movq	%r13, %rdi
+	call	weft_set_gs_slow
+	movq	%r12, %rsp
 	jmp	weft_context_start_clone
 	.cfi_endproc
 	.size	weft_native_clone, . - weft_native_clone

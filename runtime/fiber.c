@@ -459,6 +459,14 @@ struct fiber *weft_enter_carried(void)
 	return f->flags & FIBER_BOUND ? NULL : weft_enter_fiber();
 }
 
+/* No fiber ever runs here; its counters are nobody's. */
+static struct carrier stranger = {.self = &stranger, .kind = CARRIER_HELPER};
+
+uintptr_t weft_stranger(void)
+{
+	return (uintptr_t)&stranger;
+}
+
 void weft_fiber_expect_vm_child(struct fiber *f, bool may_outlive)
 {
 	/* The child has what the kernel believes to be the parent's FS base. */

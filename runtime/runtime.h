@@ -85,7 +85,12 @@ bool weft_runtime_fd_range(int *ret_low, int *ret_high);
  * belongs to the kernel.
  */
 struct fiber *weft_enter_fiber(void);
-/* The same, but NULL for a fiber with a kernel thread of its own (bind.h). */
+/*
+ * The GS base of a process that shares our memory and goes on beside us (clone with
+ * CLONE_VM): weft_enter_fiber() is NULL there, too.
+ */
+uintptr_t weft_stranger(void);
+/* As weft_enter_fiber, but NULL for a fiber with a kernel thread of its own (bind.h). */
 struct fiber *weft_enter_carried(void);
 /* The kernel learns the calling thread's FS base, if it is on loan (context.h). */
 void weft_fs_settle(void);

@@ -120,18 +120,27 @@ static void on_fault(struct fiber *f, int sig, void *info, struct kucontext *uc)
 		give_up(sig);
 }
 
-/* Native threads (no GS base) have real masks: their handlers run right here. */
-static void on_native(int sig, void *info, void *uc)
+/*
+ * Native threads (no GS base) have real masks: their handlers run right here. So do
+ * those of a process that shares our memory and has not yet set its own.
+ */
+static void on_native(int sig, siginfo_t *si, void *uc, bool stranger)
 {
 	struct weft_ksigaction act;
 
-	weft_lock(&weft_sig.lock);
-	act = weft_sig.table[sig];
-	weft_unlock(&weft_sig.lock);
-	if ((uintptr_t)act.handler > IGN)
-		weft_call_handler(act.handler, sig, info, uc, 0);
-	else if ((uintptr_t)act.handler == DFL && BIT(sig) & SYNCHRONOUS)
+	weft_sig_read_action(sig, &act);
+	if ((uintptr_t)act.handler > IGN) {
+		weft_call_handler(act.handler, sig, si, uc, 0);
+	} else if ((uintptr_t)act.handler == DFL && BIT(sig) & SYNCHRONOUS) {
+		if (si->si_code <= 0 && !stranger) {
+			weft_sig_hand_over(sig, si);
+			return;
+		}
 		give_up(sig);
+		/* No instruction runs again to raise it. */
+		if (si->si_code <= 0)
+			weft_sys2(SYS_tkill, weft_sys0(SYS_gettid), sig);
+	}
 }
 
 /* Where a fiber computes: for the monitor, who names those that keep carriers. */
@@ -161,9 +170,9 @@ void weft_sig_first_level(int sig, siginfo_t *si, void *ctx)
 			weft_count(c, FS_FAULTS);
 		return;
 	}
-	if (!c) {
+	if (!c || (uintptr_t)c == weft_stranger()) {
 		if (sig != KICK && sig != KICK_EINTR)
-			on_native(sig, si, ctx);
+			on_native(sig, si, ctx, c);
 		return;
 	}
 	if (sig == KICK || sig == KICK_EINTR) {
@@ -178,5 +187,5 @@ void weft_sig_first_level(int sig, siginfo_t *si, void *ctx)
 	} else if (BIT(sig) & SYNCHRONOUS && si->si_code > 0)
 		on_fault(c->current, sig, si, uc);
 	else if ((uintptr_t)weft_sig.table[sig].handler != IGN)
-		weft_sig_send_any(sig, si); /* somebody's kill(pid, SIGSEGV) */
+		weft_sig_hand_over(sig, si); /* somebody's kill(pid, SIGSEGV) */
 }

@@ -101,6 +101,44 @@ void weft_signals_publish(struct fiber *f)
 		weft_sig_receiver_sync();
 }
 
+/* ---- synchronous signals that somebody sent ------------------------------- */
+
+enum { EMPTY, FILLING, FULL };
+
+/* SIGSYS is the last of them. */
+static struct handed_over {
+	int state; /* (a) whoever is FILLING it owns the rest, then the receiver */
+	unsigned char info[INFO_SIZE] __attribute__((aligned(8)));
+} handed_over[SIGSYS + 1];
+
+void weft_sig_hand_over(int sig, const void *info)
+{
+	struct handed_over *h = &handed_over[sig];
+	int empty = EMPTY;
+
+	if (!cas_acq_rel(&h->state, &empty, FILLING))
+		return;
+	weft_memcpy(h->info, info, INFO_SIZE);
+	store_release(&h->state, FULL); /* [hand-over] */
+	kick(weft_sig.receiver, KICK_EINTR);
+}
+
+static void take_handed_over(void)
+{
+	unsigned char info[INFO_SIZE] __attribute__((aligned(8)));
+
+	for (int sig = 1; sig <= SIGSYS; sig++) {
+		struct handed_over *h = &handed_over[sig];
+
+		if (load_acquire(&h->state) != FULL) /* [hand-over] */
+			continue;
+		weft_memcpy(info, h->info, INFO_SIZE);
+		store_release(&h->state, EMPTY);
+		if (!weft_sig_serve_waiter(sig, info))
+			weft_sig_send_any(sig, info);
+	}
+}
+
 /* ---- the receiver --------------------------------------------------------- */
 
 /*
@@ -136,6 +174,7 @@ static void receiver_main(void *arg)
 			weft_thread_timer_fired(
 				(uint64_t)((siginfo_t *)info)->si_value.sival_ptr,
 				((siginfo_t *)info)->si_overrun);
+		take_handed_over();
 		weft_clocks_tell();
 		if (load_seq_cst(&quit))
 			weft_sys1(SYS_exit, 0);
@@ -193,4 +232,5 @@ void weft_sig_receiver_forget(void)
 {
 	weft_sig.receiver = NULL;
 	receiver_want = receiver_done = 0;
+	weft_memset(handed_over, 0, sizeof handed_over);
 }

@@ -22,6 +22,36 @@ bool weft_sig_ignored(int sig, uint64_t mask)
 	       ((uintptr_t)weft_sig.table[sig].handler == DFL && default_ignores(sig));
 }
 
+/*
+ * The kernel's handler reads an action while this very thread may be at setting it: the
+ * one that version & 1 names is whole, and is written again only after the other one.
+ */
+static struct {
+	uint32_t version; /* (a) */
+	struct weft_ksigaction of[2];
+} shown[SIGNALS + 1];
+
+/* (lock held) */
+static void set_action(int sig, const struct weft_ksigaction *act)
+{
+	uint32_t next = shown[sig].version + 1;
+
+	weft_sig.table[sig] = *act;
+	shown[sig].of[next & 1] = *act;
+	store_release(&shown[sig].version, next); /* [action] */
+}
+
+void weft_sig_read_action(int sig, struct weft_ksigaction *ret)
+{
+	uint32_t version;
+
+	do {
+		version = load_acquire(&shown[sig].version); /* [action] */
+		*ret = shown[sig].of[version & 1];
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	} while (load_relaxed(&shown[sig].version) != version);
+}
+
 static void install(int sig, unsigned long flags)
 {
 	struct weft_ksigaction act = {
@@ -61,7 +91,10 @@ static void install_for(int sig)
 /* (lock held) SA_RESETHAND. What weft itself takes the signal for goes on. */
 void weft_sig_reset_handler(int sig)
 {
-	weft_sig.table[sig].handler = NULL;
+	struct weft_ksigaction act = weft_sig.table[sig];
+
+	act.handler = NULL;
+	set_action(sig, &act);
 	install_for(sig);
 }
 
@@ -85,7 +118,7 @@ long weft_sig_action(int sig, const struct weft_ksigaction *act,
 		uint64_t before = weft_sig.handled;
 
 		copy.mask &= ~UNBLOCKABLE;
-		weft_sig.table[sig] = copy;
+		set_action(sig, &copy);
 		install_for(sig);
 		tell = before != weft_sig.handled;
 		/* Ignoring discards what is pending (POSIX, sigaction). */
@@ -181,6 +214,7 @@ int weft_signals_start(void)
 {
 	struct fiber *f = weft_fiber_main();
 	stack_t alt = {.ss_flags = SS_DISABLE};
+	struct weft_ksigaction act;
 	int err;
 
 	weft_sys2(SYS_sigaltstack, 0, &alt);
@@ -194,7 +228,8 @@ int weft_signals_start(void)
 	for (int sig = 1; sig <= SIGNALS; sig++) {
 		if (BIT(sig) & UNBLOCKABLE)
 			continue;
-		kernel_action(sig, NULL, &weft_sig.table[sig]);
+		kernel_action(sig, NULL, &act);
+		set_action(sig, &act);
 	}
 	err = weft_sig_receiver_new(f->sig.mask);
 	if (err)

@@ -131,6 +131,12 @@ void weft_sig_receiver_forget(void); /* in a fork child */
 void weft_sig_receiver_sync(void);
 /* (l) f ends and blocks everything; true when the receiver has to hear of it. */
 bool weft_sig_unpublish(struct fiber *f);
+/*
+ * In the kernel's handler, which may have interrupted whoever holds the lock: a
+ * synchronous signal that somebody sent is given to a fiber by the receiver. One of each,
+ * with what came with the first, as the kernel keeps those that are pending.
+ */
+void weft_sig_hand_over(int sig, const void *info);
 
 /* signal_calls.c */
 void weft_sig_set_mask(struct fiber *f, uint64_t mask);
@@ -153,6 +159,8 @@ void weft_sig_join_broadcast(struct carrier *c);
 
 /* signals.c */
 void weft_sig_reset_handler(int sig);
+/* Without the lock: for the kernel's handler. */
+void weft_sig_read_action(int sig, struct weft_ksigaction *ret);
 
 static inline long kernel_mask(uint64_t mask)
 {

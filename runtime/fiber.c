@@ -70,7 +70,10 @@ static struct fiber *table_take(void)
 		}
 		if (rt->chunk[chunk]) {
 			f = weft_fiber_at(rt->fresh);
-			f->index = rt->fresh++;
+			f->index = rt->fresh;
+			/* Nobody sends it a signal before it is set up (send_fiber). */
+			f->sig.mask = f->sig.published = ~0ull;
+			store_release(&rt->fresh, rt->fresh + 1);
 		}
 	}
 	if (!f && rt->free_head) {

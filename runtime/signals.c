@@ -140,12 +140,28 @@ long weft_sig_action(int sig, const struct weft_ksigaction *act,
 
 /* ---- life ----------------------------------------------------------------- */
 
+/*
+ * Somebody may have chosen it in its last life, and have looked at its mask before that
+ * ended: it lets nothing in at any moment, and is not found half made.
+ */
 void weft_signals_reset(struct fiber *f)
 {
-	weft_memset(&f->sig, 0, sizeof f->sig);
-	f->sig.mask = f->sig.published = ~UNBLOCKABLE;
-	f->sig.queue_tail = &f->sig.queue;
-	f->sig.alt_flags = SS_DISABLE;
+	const struct sigstate fresh = {
+		.mask = ~UNBLOCKABLE,
+		.published = ~UNBLOCKABLE,
+		.queue_tail = &f->sig.queue,
+		.alt_flags = SS_DISABLE,
+	};
+	struct sig_node *n;
+
+	weft_lock(&weft_sig.lock);
+	/* Sent to the thread that it was, too late. */
+	while ((n = f->sig.queue)) {
+		f->sig.queue = n->next;
+		weft_sig_node_put(n);
+	}
+	f->sig = fresh;
+	weft_unlock(&weft_sig.lock);
 }
 
 void weft_signals_inherit(struct fiber *child, const struct fiber *parent)

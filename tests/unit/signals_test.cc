@@ -317,6 +317,35 @@ TEST(Signals, APollWithoutTimeIsNotEndedByAKick)
 	});
 }
 
+// Who was chosen for a signal may end before it is sent, and its place in the table be
+// given to a new fiber: that one never seems to let it in, nor is it found half made.
+TEST(Signals, AFiberThatIsBeingMadeLetsNothingIn)
+{
+	on_runtime({2}, [] {
+		Fibers fibers;
+		std::atomic<bool> ready{false}, stop{false};
+		int let_in = 0;
+
+		set_action(SIGUSR1, note);
+		struct fiber *made = fibers.make([] {});
+		fibers.start_on(1, [&] {
+			unsigned char info[INFO_SIZE] = {};
+
+			ready = true;
+			while (!stop)
+				let_in += weft_sig_send_fiber(made, SIGUSR1, info,
+						  true) != WEFT_SIG_NATIVE;
+		});
+		spin_until([&] { return ready.load(); });
+		for (int i = 0; i < 1000000; i++)
+			weft_signals_reset(made);
+		stop = true;
+		weft_fiber_start(made);
+		fibers.join();
+		EXPECT_EQ(let_in, 0);
+	});
+}
+
 TEST(Signals, OneThatEverybodyBlocksStaysPendingInTheKernel)
 {
 	on_runtime({2}, [] {

@@ -105,6 +105,10 @@ long weft_call_on_disk(const struct weft_call *c)
  */
 static long dispatch_native(struct weft_call *c)
 {
+	/* A native thread's child, of fork or with our memory: the kernel knows what it
+	 * is. */
+	if (!weft_runtime_is_here())
+		return WEFT_RAW;
 	switch (c->regs->rax) {
 	case SYS_futex:
 		return sys_futex(c);

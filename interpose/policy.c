@@ -58,9 +58,12 @@ long weft_fork(struct weft_call *c)
 	long r;
 
 	weft_runtime_lock_all();
+	/* What is sent to the child at once waits until the signals are the kernel's. */
+	weft_signals_block();
 	r = weft_call_plain(c);
 	if (r != 0) {
 		weft_runtime_unlock_all();
+		weft_signals_unblock();
 		return r;
 	}
 	weft_fiber_in_weft(c->fiber, false);

@@ -52,10 +52,9 @@ static const uint64_t THREAD_FLAGS =
 	CLONE_VM | CLONE_THREAD | CLONE_SIGHAND | CLONE_SETTLS;
 
 /*
- * The child of a real clone: its registers go below the red zone of its stack. It
- * inherits the mask its parent believes to have: libc blocks everything until the
- * child has set up its own [timer-helper], and a signal that came in earlier would
- * put its frame on top of those registers.
+ * The child of a real clone: its registers go below the red zone of its stack. Until it
+ * has a GS base of its own no signal reaches it; then it has the mask its parent believes
+ * to have (libc blocks everything until the child has set up its own [timer-helper]).
  */
 static long clone_for_real(struct weft_call *c, uintptr_t stack_top, uintptr_t gs)
 {
@@ -65,9 +64,10 @@ static long clone_for_real(struct weft_call *c, uintptr_t stack_top, uintptr_t g
 
 	weft_memcpy(child, c->regs, sizeof *child);
 	child->rsp = stack_top;
-	weft_signals_before_exec();
+	child->unused = weft_signals_mask(c->fiber);
+	weft_signals_block();
 	r = weft_native_clone(child, c->regs, gs);
-	weft_signals_undo_exec();
+	weft_signals_unblock();
 	return r;
 }
 
@@ -206,11 +206,15 @@ long sys_execve(struct weft_call *c)
 		!weft_sys4(SYS_faccessat2, AT_FDCWD, (long)ARG1(c), X_OK, AT_EACCESS);
 
 	weft_signals_before_exec();
-	if (there)
+	if (there) {
 		weft_attributes_apply(c->fiber, false);
+		weft_signals_stop_kicks();
+	}
 	r = weft_call_plain(c);
-	if (there)
+	if (there) {
+		weft_signals_resume_kicks();
 		weft_attributes_undo_apply(c->fiber);
+	}
 	weft_signals_undo_exec();
 	return r;
 }

@@ -140,9 +140,9 @@ weft_site_entry:
  * long weft_native_clone(struct weft_regs *child %rdi, const struct weft_regs *call %rsi,
  *	uintptr_t gs %rdx)
  * The clone or clone3 of `call`, made by the kernel for real, by a carrier. The
- * child must not keep the carrier's GS base: it gets `gs`, or for 0 that of nobody. It
- * continues with the registers of `child`, which lie on its own stack, like a fiber's
- * first instruction.
+ * child must not keep the carrier's GS base: it gets `gs`, or for 0 that of nobody, and
+ * then the signal mask in `child->unused`. It continues with the registers of `child`,
+ * which lie on its own stack, like a fiber's first instruction.
  */
 	.globl	weft_native_clone
 	.hidden	weft_native_clone
@@ -180,10 +180,18 @@ weft_native_clone:
 	cmpl	$2, weft_bases(%rip)		/* WEFT_BASES_INSTRUCTIONS */
 	jne	2f
 	wrgsbase %r13
-	jmp	weft_context_start_clone
+	jmp	3f
 2:	movq	%r13, %rdi
 	call	weft_set_gs_slow
 	movq	%r12, %rsp
+3:	movl	$2, %edi			/* SIG_SETMASK */
+	leaq	WEFT_REGS_UNUSED(%rsp), %rsi
+	xorl	%edx, %edx
+	movl	$8, %r10d
+	movl	$14, %eax			/* rt_sigprocmask */
+	subq	$WEFT_RED_ZONE, %rsp		/* a handler's frame goes below */
+	syscall
+	addq	$WEFT_RED_ZONE, %rsp
 	jmp	weft_context_start_clone
 	.cfi_endproc
 	.size	weft_native_clone, . - weft_native_clone

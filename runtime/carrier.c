@@ -205,6 +205,24 @@ bool weft_fs_found(void)
 
 enum { TICK_NS = 10000000, KICK = 33 };
 
+static void set_tick(struct carrier *c, long ns)
+{
+	struct itimerspec every = {{0, ns}, {0, ns}};
+
+	if (c->has_tick)
+		weft_sys4(SYS_timer_settime, c->tick, 0, (long)&every, 0);
+}
+
+void weft_carrier_stop_tick(struct carrier *c)
+{
+	set_tick(c, 0);
+}
+
+void weft_carrier_resume_tick(struct carrier *c)
+{
+	set_tick(c, TICK_NS);
+}
+
 /*
  * The tick: a timer on this thread's own CPU clock, so that it only ever fires in a
  * carrier that computes. Without it (RLIMIT_SIGPENDING) computing fibers are not
@@ -217,13 +235,10 @@ static void start_tick(struct carrier *c)
 		.sigev_signo = KICK,
 		.sigev_value.sival_ptr = c,
 	};
-	struct itimerspec every = {{0, TICK_NS}, {0, TICK_NS}};
-
 	ev._sigev_un._tid = c->tid;
 	c->has_tick = weft_sys3(SYS_timer_create, CLOCK_THREAD_CPUTIME_ID, (long)&ev,
 			      (long)&c->tick) == 0;
-	if (c->has_tick)
-		weft_sys4(SYS_timer_settime, c->tick, 0, (long)&every, 0);
+	weft_carrier_resume_tick(c);
 }
 
 /* What every kernel thread of weft's does first, on itself. */

@@ -208,6 +208,7 @@ struct carrier {
 	unsigned id;
 	enum carrier_kind kind; /* (a) a full one may become bound */
 	int tid;                /* kernel thread id */
+	int kickers, executes;  /* (a) see kick() */
 	unsigned ticks;     /* fibers taken; every so often the carrier looks outside */
 	unsigned yields;    /* yields with nobody to yield to */
 	int odd;            /* (a) ODD_…; 0: does its ordinary work */

@@ -368,6 +368,11 @@ bool weft_runtime_fd_range(int *ret_low, int *ret_high)
 
 /* ---- counting ------------------------------------------------------------- */
 
+bool weft_runtime_is_here(void)
+{
+	return weft_sys0(SYS_getpid) == weft_rt.pid;
+}
+
 void weft_count_native(unsigned nr)
 {
 	struct carrier *c = (struct carrier *)weft_rdgsbase();

@@ -55,6 +55,8 @@ struct weft_config {
  */
 int weft_runtime_start(const struct weft_config *config, const char **ret_what);
 bool weft_runtime_running(void);
+/* Asks the kernel: false in other processes that share or have copied our memory. */
+bool weft_runtime_is_here(void);
 /* A kernel thread of weft's own for `fn`, which never returns and calls no libc. */
 int weft_runtime_spawn(void (*fn)(void *));
 /*

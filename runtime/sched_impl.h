@@ -54,6 +54,8 @@ void weft_carrier_close(struct carrier *c);
 bool weft_carrier_event(const struct carrier *c);
 void weft_carrier_enter(struct carrier *c);
 void weft_carrier_leave(struct carrier *c);
+void weft_carrier_stop_tick(struct carrier *c);
+void weft_carrier_resume_tick(struct carrier *c);
 void weft_carrier_join(struct carrier *c);
 int weft_carrier_spawn(struct carrier *c, void (*fn)(void *));
 void weft_carrier_kick(struct carrier *c); /* a signal that restarts calls */

@@ -14,15 +14,13 @@
 
 /* ---- running handlers ----------------------------------------------------- */
 
-/* What the kernel would have done to this thread: die, stop, dump core. */
-static void default_action(int sig, const void *info)
+void weft_sig_default_action(int sig)
 {
 	struct weft_ksigaction dfl = {0};
 	uint64_t open = ~BIT(sig), old;
 
 	if (default_ignores(sig))
 		return;
-	(void)info;
 	if (!(BIT(sig) & (BIT(SIGTSTP) | BIT(SIGTTIN) | BIT(SIGTTOU))))
 		weft_futex_walk_all_robust();
 	kernel_action(sig, &dfl, NULL);
@@ -79,7 +77,7 @@ static bool next_signal(
 		if ((uintptr_t)ret_act->handler > IGN)
 			return true;
 		if ((uintptr_t)ret_act->handler == DFL)
-			default_action(sig, ret_info);
+			weft_sig_default_action(sig);
 	}
 }
 

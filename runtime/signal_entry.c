@@ -104,6 +104,13 @@ static void give_up(int sig)
 	kernel_action(sig, &dfl, NULL);
 }
 
+/* No instruction runs again to raise it: the kernel does when this handler returns. */
+static void die_of(int sig)
+{
+	give_up(sig);
+	weft_sys2(SYS_tkill, weft_sys0(SYS_gettid), sig);
+}
+
 static void on_fault(struct fiber *f, int sig, void *info, struct kucontext *uc)
 {
 	const siginfo_t *si = info;
@@ -124,23 +131,37 @@ static void on_fault(struct fiber *f, int sig, void *info, struct kucontext *uc)
  * Native threads (no GS base) have real masks: their handlers run right here. So do
  * those of a process that shares our memory and has not yet set its own.
  */
-static void on_native(int sig, siginfo_t *si, void *uc, bool stranger)
+static void on_native(int sig, siginfo_t *si, void *uc)
 {
 	struct weft_ksigaction act;
 
 	weft_sig_read_action(sig, &act);
 	if ((uintptr_t)act.handler > IGN) {
+		/* rt_sigreturn ends it, or a siglongjmp. */
+		kernel_mask(((struct kucontext *)uc)->sigmask | act.mask |
+			    (act.flags & SA_NODEFER ? 0 : BIT(sig)));
 		weft_call_handler(act.handler, sig, si, uc, 0);
-	} else if ((uintptr_t)act.handler == DFL && BIT(sig) & SYNCHRONOUS) {
-		if (si->si_code <= 0 && !stranger) {
-			weft_sig_hand_over(sig, si);
-			return;
-		}
-		give_up(sig);
-		/* No instruction runs again to raise it. */
-		if (si->si_code <= 0)
-			weft_sys2(SYS_tkill, weft_sys0(SYS_gettid), sig);
+	} else if (BIT(sig) & SYNCHRONOUS && si->si_code > 0) {
+		give_up(sig); /* force_sig: also if it is ignored */
+	} else if (BIT(sig) & SYNCHRONOUS && (uintptr_t)act.handler == DFL) {
+		die_of(sig);
 	}
+}
+
+/*
+ * Somebody's kill(pid, SIGSEGV). Without a handler, and if any fiber lets it in, the
+ * process dies here and now; the rest takes the lock, which we may have interrupted.
+ */
+static void on_sent(int sig, const siginfo_t *si)
+{
+	uintptr_t handler = (uintptr_t)weft_sig.table[sig].handler;
+
+	if (handler == IGN)
+		return;
+	if (handler == DFL && weft_sig_target(sig))
+		die_of(sig);
+	else
+		weft_sig_hand_over(sig, si);
 }
 
 /* Where a fiber computes: for the monitor, who names those that keep carriers. */
@@ -161,7 +182,7 @@ void weft_sig_first_level(int sig, siginfo_t *si, void *ctx)
 		    uc->rip == (uint64_t)weft_load_word_insn ||
 		    uc->rip == (uint64_t)weft_cas_user_insn ||
 		    uc->rip == (uint64_t)weft_copy_user_insn) &&
-		BIT(sig) & SYNCHRONOUS) {
+		BIT(sig) & SYNCHRONOUS && si->si_code > 0) {
 		uc->rip = (uint64_t)weft_load_user_fixup;
 		return;
 	}
@@ -172,7 +193,7 @@ void weft_sig_first_level(int sig, siginfo_t *si, void *ctx)
 	}
 	if (!c || (uintptr_t)c == weft_stranger()) {
 		if (sig != KICK && sig != KICK_EINTR)
-			on_native(sig, si, ctx, c);
+			on_native(sig, si, ctx);
 		return;
 	}
 	if (sig == KICK || sig == KICK_EINTR) {
@@ -186,6 +207,9 @@ void weft_sig_first_level(int sig, siginfo_t *si, void *ctx)
 		on_kick(c->current, uc);
 	} else if (BIT(sig) & SYNCHRONOUS && si->si_code > 0)
 		on_fault(c->current, sig, si, uc);
-	else if ((uintptr_t)weft_sig.table[sig].handler != IGN)
-		weft_sig_hand_over(sig, si); /* somebody's kill(pid, SIGSEGV) */
+	else if (!(BIT(sig) & SYNCHRONOUS))
+		weft_sig_send_any(
+			sig, si); /* before an exec, with the fiber's own mask */
+	else
+		on_sent(sig, si);
 }

@@ -204,8 +204,7 @@ long weft_sig_send_fiber(struct fiber *f, int sig, const void *info, bool proces
 	return r;
 }
 
-/* Who gets a process-directed signal: main if it lets it in, else somebody who does. */
-static struct fiber *pick_target(int sig)
+struct fiber *weft_sig_target(int sig)
 {
 	struct fiber *f = weft_fiber_main();
 
@@ -224,7 +223,7 @@ void weft_sig_send_any(int sig, const void *info)
 {
 	struct fiber *f;
 
-	while ((f = pick_target(sig)))
+	while ((f = weft_sig_target(sig)))
 		if (weft_sig_send_fiber(f, sig, info, true) != WEFT_SIG_NATIVE)
 			return;
 	/* Everybody blocks it at present: kept until somebody asks for it. */
@@ -251,7 +250,7 @@ void weft_sig_send_any(int sig, const void *info)
 	 * [shared-pending] Who lets it in now looks for it after changing its mask, or
 	 * is seen here.
 	 */
-	f = pick_target(sig);
+	f = weft_sig_target(sig);
 	if (f) {
 		store_seq_cst(&f->attention, 1);
 		weft_sig_interrupt(f);
@@ -344,7 +343,10 @@ long weft_sig_send_process(int id, int sig, const void *info)
 	long r;
 
 	if (sig <= 0 || sig > SIGNALS || BIT(sig) & UNBLOCKABLE ||
-		(uintptr_t)weft_sig.table[sig].handler <= IGN)
+		(uintptr_t)weft_sig.table[sig].handler == IGN)
+		return WEFT_SIG_NATIVE;
+	/* The synchronous ones reach carriers also when all fibers block them. */
+	if ((uintptr_t)weft_sig.table[sig].handler == DFL && !(BIT(sig) & SYNCHRONOUS))
 		return WEFT_SIG_NATIVE;
 	if (!info) {
 		make_info(own, sig, SI_USER);
@@ -353,7 +355,10 @@ long weft_sig_send_process(int id, int sig, const void *info)
 	/* Named by a thread's id: that one first (complete_signal, as for main). */
 	f = weft_fiber_by_tid(id);
 	if (!f || load_relaxed(&f->sig.mask) & BIT(sig))
-		f = pick_target(sig);
+		f = weft_sig_target(sig);
+	/* One that kills does so before the call returns. */
+	if (f && self && (uintptr_t)weft_sig.table[sig].handler == DFL)
+		weft_sig_default_action(sig);
 	r = f ? weft_sig_send_fiber(f, sig, info, true) : WEFT_SIG_NATIVE;
 	if (r != WEFT_SIG_NATIVE)
 		return r;

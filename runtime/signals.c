@@ -318,3 +318,44 @@ void weft_signals_undo_exec(void)
 {
 	kernel_mask(CARRIER_MASK);
 }
+
+void weft_signals_block(void)
+{
+	kernel_mask(~0ull);
+}
+
+void weft_signals_unblock(void)
+{
+	kernel_mask(CARRIER_MASK);
+}
+
+uint64_t weft_signals_mask(const struct fiber *f)
+{
+	return f->sig.mask;
+}
+
+void weft_signals_stop_kicks(void)
+{
+	struct carrier *c = weft_carrier_self();
+	const uint64_t kicks = BIT(KICK) | BIT(KICK_EINTR);
+	const struct timespec zero = {0, 0};
+
+	weft_carrier_stop_tick(c);
+	store_seq_cst(&c->executes, 1); /* [kick-exec] */
+	while (load_seq_cst(&c->kickers))
+		weft_sys0(SYS_sched_yield);
+	kernel_mask(~0ull);
+	while (weft_sys4(SYS_rt_sigtimedwait, (long)&kicks, 0, (long)&zero, 8) > 0)
+		;
+	kernel_mask(weft_fiber_here()->sig.mask);
+}
+
+/* What it was kicked for it looks for when it leaves weft, but for the broadcast. */
+void weft_signals_resume_kicks(void)
+{
+	struct carrier *c = weft_carrier_self();
+
+	store_seq_cst(&c->executes, 0);
+	weft_sig_join_broadcast(c);
+	weft_carrier_resume_tick(c);
+}

@@ -115,6 +115,13 @@ const int *weft_signals_attention_word(const struct fiber *f);
  */
 void weft_signals_before_exec(void);
 void weft_signals_undo_exec(void);
+/* Just before exec: no kick of weft's may be pending for the new program. */
+void weft_signals_stop_kicks(void);
+void weft_signals_resume_kicks(void);
+/* No signal at all reaches this kernel thread; then as carriers have it. */
+void weft_signals_block(void);
+void weft_signals_unblock(void);
+uint64_t weft_signals_mask(const struct fiber *f);
 
 /*
  * Makes a system call here and, when it succeeded, on every other kernel thread of

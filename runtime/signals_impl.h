@@ -115,6 +115,8 @@ struct sig_node *weft_sig_take(struct fiber *f, uint64_t open);
 long weft_sig_send_fiber(struct fiber *f, int sig, const void *info, bool process);
 /* Makes a parked fiber run, or a running one look. Its attention is already set. */
 void weft_sig_interrupt(struct fiber *f);
+/* Who gets one that is sent to the process: main, or somebody else who lets it in. */
+struct fiber *weft_sig_target(int sig);
 /* To whoever lets it in, main first. */
 void weft_sig_send_any(int sig, const void *info);
 /* At the start, and when the start failed: signals for the first thread are main's. */
@@ -147,6 +149,8 @@ bool weft_sig_serve_waiter(int sig, const void *info);
 void weft_sig_wait_forget(void);
 
 /* signal_deliver.c */
+/* What the kernel would have done to the calling fiber: die, stop, dump core. */
+void weft_sig_default_action(int sig);
 /* Where a handler that may use the alternate stack starts on it; 0: it does not. */
 uintptr_t weft_sig_alternate_stack(
 	struct fiber *f, const struct weft_ksigaction *act, uintptr_t sp);
@@ -173,9 +177,21 @@ static inline long kernel_action(
 	return weft_sys4(SYS_rt_sigaction, sig, (long)act, (long)old, 8);
 }
 
+/*
+ * A kick that is pending for a thread when it executes another program would kill that
+ * one:
+ *
+ *     kicker                          who executes
+ *     kickers + 1                     executes = 1
+ *     (seq_cst)  [kick-exec]          (seq_cst)
+ *     executes set? leave it          kickers? wait for them; take what is pending
+ */
 static inline void kick(struct carrier *c, int sig)
 {
-	weft_sys3(SYS_tgkill, weft_rt.pid, c->tid, sig);
+	__atomic_add_fetch(&c->kickers, 1, __ATOMIC_SEQ_CST); /* [kick-exec] */
+	if (likely(!load_seq_cst(&c->executes)))
+		weft_sys3(SYS_tgkill, weft_rt.pid, c->tid, sig);
+	__atomic_sub_fetch(&c->kickers, 1, __ATOMIC_SEQ_CST);
 }
 
 static inline bool default_ignores(int sig)

@@ -205,11 +205,12 @@ void weft_sig_first_level(int sig, siginfo_t *si, void *ctx)
 			weft_sched_called(c);
 		weft_sig_join_broadcast(c);
 		on_kick(c->current, uc);
-	} else if (BIT(sig) & SYNCHRONOUS && si->si_code > 0)
+	} else if (!(BIT(sig) & SYNCHRONOUS)) {
+		/* Before an exec, when the mask is the fiber's own. */
+		weft_sig_send_any(sig, si);
+	} else if (si->si_code > 0) {
 		on_fault(c->current, sig, si, uc);
-	else if (!(BIT(sig) & SYNCHRONOUS))
-		weft_sig_send_any(
-			sig, si); /* before an exec, with the fiber's own mask */
-	else
+	} else {
 		on_sent(sig, si);
+	}
 }

@@ -103,38 +103,32 @@ long weft_call_on_disk(const struct weft_call *c)
  * Kernel threads that are no carriers: native threads of the process, and weft's
  * own children of clone. Of their calls only those matter that meet fibers.
  */
-static long dispatch_native(struct weft_call *c)
+static bool meets_fibers(uint64_t nr)
 {
-	/* A native thread's child, of fork or with our memory: the kernel knows what it
-	 * is. */
-	if (!weft_runtime_is_here())
-		return WEFT_RAW;
-	switch (c->regs->rax) {
+	switch (nr) {
 	case SYS_futex:
-		return sys_futex(c);
 	case SYS_rt_sigaction:
-		return sys_rt_sigaction(c);
 	case SYS_tgkill:
-		return sys_tgkill(c);
 	case SYS_tkill:
-		return sys_tkill(c);
 	case SYS_kill:
-		return sys_kill(c);
 	case SYS_close:
-		return sys_close(c);
 	case SYS_dup2:
 	case SYS_dup3:
-		return sys_dup2(c);
 	case SYS_close_range:
-		return sys_close_range(c);
 	case SYS_exit_group:
-		return sys_exit_group(c);
-	case SYS_munmap:
-		/* libc may give a fiber's stack back here, and the loader code. */
-		return sys_munmap(c);
+	case SYS_munmap: /* a fiber's stack that libc gives back, and the loader's code */
+		return true;
 	default:
-		return WEFT_RAW;
+		return false;
 	}
+}
+
+static long dispatch_native(struct weft_call *c)
+{
+	uint64_t nr = c->regs->rax;
+
+	/* A native thread's child, of fork or with our memory, is another process. */
+	return meets_fibers(nr) && weft_runtime_is_here() ? table[nr].fn(c) : WEFT_RAW;
 }
 
 static void done(struct weft_regs *r, long ret)

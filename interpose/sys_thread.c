@@ -64,7 +64,7 @@ static long clone_for_real(struct weft_call *c, uintptr_t stack_top, uintptr_t g
 
 	weft_memcpy(child, c->regs, sizeof *child);
 	child->rsp = stack_top;
-	child->unused = weft_signals_mask(c->fiber);
+	child->mask = weft_signals_mask(c->fiber);
 	weft_signals_block();
 	r = weft_native_clone(child, c->regs, gs);
 	weft_signals_unblock();
@@ -112,28 +112,20 @@ static long make_thread(struct weft_call *c, const struct clone_request *q)
 /* A new process, or something that shares our memory without being a thread. */
 static long make_other(struct weft_call *c, uint64_t flags, uintptr_t stack_top)
 {
-	bool has_stack = stack_top;
+	bool we_wait = (flags & (CLONE_VM | CLONE_VFORK)) == (CLONE_VM | CLONE_VFORK);
 
 	/*
-	 * It goes on beside us, and would be whichever fiber runs on the carrier that it
-	 * has from its parent.
+	 * With our memory it goes on beside us, and would be whichever fiber runs on the
+	 * carrier that it has from its parent. With its own it starts where nothing of
+	 * ours can put it in order. The kernel makes all its calls.
 	 */
-	if ((flags & (CLONE_VM | CLONE_VFORK)) == CLONE_VM && has_stack) {
+	if (stack_top && !we_wait) {
 		weft_fs_settle();
 		return clone_for_real(c, stack_top, weft_stranger());
 	}
 	if (flags & CLONE_VM) {
-		weft_fiber_expect_vm_child(c->fiber, !(flags & CLONE_VFORK));
+		weft_fiber_expect_vm_child(c->fiber, !we_wait);
 		/* posix_spawn's child asks for its mask to know what to reset. */
-		weft_signals_before_exec();
-		return WEFT_RAW;
-	}
-	if (has_stack) {
-		/*
-		 * It starts on another stack, where nothing of ours can put it in
-		 * order: in the child every call goes to the kernel.
-		 */
-		weft_fiber_expect_vm_child(c->fiber, true);
 		weft_signals_before_exec();
 		return WEFT_RAW;
 	}
@@ -205,17 +197,17 @@ long sys_execve(struct weft_call *c)
 		c->regs->rax != SYS_execve ||
 		!weft_sys4(SYS_faccessat2, AT_FDCWD, (long)ARG1(c), X_OK, AT_EACCESS);
 
-	weft_signals_before_exec();
 	if (there) {
 		weft_attributes_apply(c->fiber, false);
 		weft_signals_stop_kicks();
 	}
+	weft_signals_before_exec();
 	r = weft_call_plain(c);
+	weft_signals_unblock();
 	if (there) {
 		weft_signals_resume_kicks();
 		weft_attributes_undo_apply(c->fiber);
 	}
-	weft_signals_undo_exec();
 	return r;
 }
 

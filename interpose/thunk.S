@@ -130,7 +130,7 @@ weft_site_entry:
 	popq	%r11
 	.cfi_adjust_cfa_offset -8
 	.cfi_register %rip, %r11
-	leaq	WEFT_RED_ZONE + 24(%rsp), %rsp	/* unused, the saved rsp and rip */
+	leaq	WEFT_RED_ZONE + 24(%rsp), %rsp	/* mask, the saved rsp and rip */
 	.cfi_adjust_cfa_offset -(WEFT_RED_ZONE + 24)
 1:	jmp	*%r11
 	.cfi_endproc
@@ -141,7 +141,7 @@ weft_site_entry:
  *	uintptr_t gs %rdx)
  * The clone or clone3 of `call`, made by the kernel for real, by a carrier. The
  * child must not keep the carrier's GS base: it gets `gs`, or for 0 that of nobody, and
- * then the signal mask in `child->unused`. It continues with the registers of `child`,
+ * then the signal mask in `child->mask`. It continues with the registers of `child`,
  * which lie on its own stack, like a fiber's first instruction.
  */
 	.globl	weft_native_clone
@@ -183,9 +183,8 @@ weft_native_clone:
 	jmp	3f
 2:	movq	%r13, %rdi
 	call	weft_set_gs_slow
-	movq	%r12, %rsp
 3:	movl	$2, %edi			/* SIG_SETMASK */
-	leaq	WEFT_REGS_UNUSED(%rsp), %rsi
+	leaq	WEFT_REGS_MASK(%rsp), %rsi
 	xorl	%edx, %edx
 	movl	$8, %r10d
 	movl	$14, %eax			/* rt_sigprocmask */

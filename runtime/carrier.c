@@ -235,6 +235,7 @@ static void start_tick(struct carrier *c)
 		.sigev_signo = KICK,
 		.sigev_value.sival_ptr = c,
 	};
+
 	ev._sigev_un._tid = c->tid;
 	c->has_tick = weft_sys3(SYS_timer_create, CLOCK_THREAD_CPUTIME_ID, (long)&ev,
 			      (long)&c->tick) == 0;

@@ -447,7 +447,7 @@ struct fiber *weft_enter_fiber(void)
 	if (f->flags & FIBER_PASS) {
 		/* The child has gone its way, perhaps with the fiber's real mask. */
 		f->flags &= (uint8_t)~FIBER_PASS;
-		weft_signals_undo_exec();
+		weft_signals_unblock();
 	}
 	return f;
 }

@@ -314,11 +314,6 @@ void weft_signals_before_exec(void)
 	kernel_mask(weft_fiber_self()->sig.mask);
 }
 
-void weft_signals_undo_exec(void)
-{
-	kernel_mask(CARRIER_MASK);
-}
-
 void weft_signals_block(void)
 {
 	kernel_mask(~0ull);
@@ -344,10 +339,9 @@ void weft_signals_stop_kicks(void)
 	store_seq_cst(&c->executes, 1); /* [kick-exec] */
 	while (load_seq_cst(&c->kickers))
 		weft_sys0(SYS_sched_yield);
-	kernel_mask(~0ull);
+	weft_signals_block();
 	while (weft_sys4(SYS_rt_sigtimedwait, (long)&kicks, 0, (long)&zero, 8) > 0)
 		;
-	kernel_mask(weft_fiber_here()->sig.mask);
 }
 
 /* What it was kicked for it looks for when it leaves weft, but for the broadcast. */

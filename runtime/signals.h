@@ -109,18 +109,20 @@ long weft_signals_after_write(long r);
 long weft_sys_interruptible(const int *attention, long nr, const long args[6]);
 const int *weft_signals_attention_word(const struct fiber *f);
 
-/*
- * Real mask and dispositions around exec: the new program inherits the fiber's.
- * `undo` when exec failed.
- */
-void weft_signals_before_exec(void);
-void weft_signals_undo_exec(void);
-/* Just before exec: no kick of weft's may be pending for the new program. */
-void weft_signals_stop_kicks(void);
-void weft_signals_resume_kicks(void);
-/* No signal at all reaches this kernel thread; then as carriers have it. */
+/* This kernel thread lets no signal in; and what carriers let in again. */
 void weft_signals_block(void);
 void weft_signals_unblock(void);
+/*
+ * … and what the calling fiber lets in: what it executes inherits that.
+ * weft_signals_unblock() when exec failed.
+ */
+void weft_signals_before_exec(void);
+/*
+ * Before that: no kick of weft's may be pending for the new program. Leaves every signal
+ * blocked. `resume` when exec failed.
+ */
+void weft_signals_stop_kicks(void);
+void weft_signals_resume_kicks(void);
 uint64_t weft_signals_mask(const struct fiber *f);
 
 /*

@@ -17,25 +17,25 @@
  * struct weft_regs: the general registers at a site, pushed by weft_site_entry.
  * A new fiber made by clone/clone3 starts from such a frame.
  */
-#define WEFT_REGS_R15    0
-#define WEFT_REGS_R14    8
-#define WEFT_REGS_R13    16
-#define WEFT_REGS_R12    24
-#define WEFT_REGS_RBP    32
-#define WEFT_REGS_RBX    40
-#define WEFT_REGS_R9     48
-#define WEFT_REGS_R8     56
-#define WEFT_REGS_R10    64
-#define WEFT_REGS_RDX    72
-#define WEFT_REGS_RSI    80
-#define WEFT_REGS_RDI    88
-#define WEFT_REGS_RAX    96
-#define WEFT_REGS_RAW    104 /* r11 of the thunk: address of its own syscall */
-#define WEFT_REGS_UNUSED 112 /* keeps the stack aligned */
-#define WEFT_REGS_RSP    120 /* the caller's stack pointer */
-#define WEFT_REGS_RIP    128 /* as RAW: where an unwinder goes on, in the thunk */
-#define WEFT_REGS_SIZE   136
-#define WEFT_RED_ZONE    128
+#define WEFT_REGS_R15  0
+#define WEFT_REGS_R14  8
+#define WEFT_REGS_R13  16
+#define WEFT_REGS_R12  24
+#define WEFT_REGS_RBP  32
+#define WEFT_REGS_RBX  40
+#define WEFT_REGS_R9   48
+#define WEFT_REGS_R8   56
+#define WEFT_REGS_R10  64
+#define WEFT_REGS_RDX  72
+#define WEFT_REGS_RSI  80
+#define WEFT_REGS_RDI  88
+#define WEFT_REGS_RAX  96
+#define WEFT_REGS_RAW  104 /* r11 of the thunk: address of its own syscall */
+#define WEFT_REGS_MASK 112 /* of a real clone's child; keeps the stack aligned */
+#define WEFT_REGS_RSP  120 /* the caller's stack pointer */
+#define WEFT_REGS_RIP  128 /* as RAW: where an unwinder goes on, in the thunk */
+#define WEFT_REGS_SIZE 136
+#define WEFT_RED_ZONE  128
 
 /* First words of struct carrier, reached through GS base. */
 #define WEFT_GS_SELF    0
@@ -61,7 +61,7 @@ struct weft_regs {
 	uint64_t r15, r14, r13, r12, rbp, rbx, r9, r8, r10, rdx, rsi, rdi;
 	uint64_t rax;
 	uint64_t raw;
-	uint64_t unused;
+	uint64_t mask;
 	uint64_t rsp;
 	uint64_t rip;
 };

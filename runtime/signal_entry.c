@@ -24,7 +24,8 @@ static size_t fpstate_size(const unsigned char *fp)
  * the red zone (or its alternate stack), with a copy of the kernel's frame.
  * False when there is no room, as when the kernel cannot push a frame.
  */
-static bool redirect(struct fiber *f, struct kucontext *uc, int sig, const void *info)
+static bool redirect(struct fiber *f, struct kucontext *uc, int sig, const void *info,
+	const struct weft_ksigaction *act)
 {
 	size_t fp_size = uc->fpstate ? fpstate_size(uc->fpstate) : 0;
 	uintptr_t sp = uc->rsp - WEFT_RED_ZONE, fp, base;
@@ -32,8 +33,7 @@ static bool redirect(struct fiber *f, struct kucontext *uc, int sig, const void 
 	size_t size, guard;
 
 	if (sig) {
-		uintptr_t alt =
-			weft_sig_alternate_stack(f, &weft_sig.table[sig], uc->rsp);
+		uintptr_t alt = weft_sig_alternate_stack(f, act, uc->rsp);
 
 		if (alt)
 			sp = alt;
@@ -78,7 +78,7 @@ static void on_kick(struct fiber *f, struct kucontext *uc)
 		return;
 	}
 	if (!load_relaxed(&f->in_weft))
-		redirect(f, uc, 0, NULL);
+		redirect(f, uc, 0, NULL, NULL);
 }
 
 /* A stack that ran into its guard: say whose, once per fault. */
@@ -114,16 +114,17 @@ static void die_of(int sig)
 static void on_fault(struct fiber *f, int sig, void *info, struct kucontext *uc)
 {
 	const siginfo_t *si = info;
-	struct weft_ksigaction *act = &weft_sig.table[sig];
+	struct weft_ksigaction act;
 
+	weft_sig_read_action(sig, &act);
 	if (sig == SIGSEGV)
 		explain_guard(f, (uintptr_t)si->si_addr);
 	/* force_sig: blocked or ignored means default, whatever was installed. */
-	if (!f || (uintptr_t)act->handler <= IGN || f->sig.mask & BIT(sig)) {
+	if (!f || (uintptr_t)act.handler <= IGN || f->sig.mask & BIT(sig)) {
 		give_up(sig);
 		return;
 	}
-	if (!redirect(f, uc, sig, info))
+	if (!redirect(f, uc, sig, info, &act))
 		give_up(sig);
 }
 
@@ -154,11 +155,12 @@ static void on_native(int sig, siginfo_t *si, void *uc)
  */
 static void on_sent(int sig, const siginfo_t *si)
 {
-	uintptr_t handler = (uintptr_t)weft_sig.table[sig].handler;
+	struct weft_ksigaction act;
 
-	if (handler == IGN)
+	weft_sig_read_action(sig, &act);
+	if ((uintptr_t)act.handler == IGN)
 		return;
-	if (handler == DFL && weft_sig_target(sig))
+	if ((uintptr_t)act.handler == DFL && weft_sig_target(sig))
 		die_of(sig);
 	else
 		weft_sig_hand_over(sig, si);

@@ -339,14 +339,15 @@ long weft_sig_send_process(int id, int sig, const void *info)
 {
 	struct fiber *self = weft_fiber_self();
 	unsigned char own[INFO_SIZE] __attribute__((aligned(8)));
+	uintptr_t handler;
 	struct fiber *f;
 	long r;
 
-	if (sig <= 0 || sig > SIGNALS || BIT(sig) & UNBLOCKABLE ||
-		(uintptr_t)weft_sig.table[sig].handler == IGN)
+	if (sig <= 0 || sig > SIGNALS || BIT(sig) & UNBLOCKABLE)
 		return WEFT_SIG_NATIVE;
-	/* The synchronous ones reach carriers also when all fibers block them. */
-	if ((uintptr_t)weft_sig.table[sig].handler == DFL && !(BIT(sig) & SYNCHRONOUS))
+	handler = (uintptr_t)weft_sig.table[sig].handler;
+	/* Carriers let the synchronous ones in also when all fibers block them. */
+	if (handler == IGN || (handler == DFL && !(BIT(sig) & SYNCHRONOUS)))
 		return WEFT_SIG_NATIVE;
 	if (!info) {
 		make_info(own, sig, SI_USER);
@@ -357,7 +358,7 @@ long weft_sig_send_process(int id, int sig, const void *info)
 	if (!f || load_relaxed(&f->sig.mask) & BIT(sig))
 		f = weft_sig_target(sig);
 	/* One that kills does so before the call returns. */
-	if (f && self && (uintptr_t)weft_sig.table[sig].handler == DFL)
+	if (f && handler == DFL)
 		weft_sig_default_action(sig);
 	r = f ? weft_sig_send_fiber(f, sig, info, true) : WEFT_SIG_NATIVE;
 	if (r != WEFT_SIG_NATIVE)

@@ -127,7 +127,8 @@ static void take_handed_over(void)
 {
 	unsigned char info[INFO_SIZE] __attribute__((aligned(8)));
 
-	for (int sig = 1; sig <= SIGSYS; sig++) {
+	for (uint64_t m = SYNCHRONOUS; m; m &= m - 1) {
+		int sig = __builtin_ctzll(m) + 1;
 		struct handed_over *h = &handed_over[sig];
 
 		if (load_acquire(&h->state) != FULL) /* [hand-over] */

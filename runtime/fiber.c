@@ -462,7 +462,11 @@ struct fiber *weft_enter_carried(void)
 	return f->flags & FIBER_BOUND ? NULL : weft_enter_fiber();
 }
 
-/* No fiber ever runs here; its counters are nobody's. */
+/*
+ * No fiber ever runs here; its counters are nobody's. Not GS base 0, as native threads
+ * have it: then each call would ask the kernel, and in a pid namespace of its own such a
+ * process may have our number (weft_runtime_is_here).
+ */
 static struct carrier stranger = {.self = &stranger, .kind = CARRIER_HELPER};
 
 uintptr_t weft_stranger(void)

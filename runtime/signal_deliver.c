@@ -14,7 +14,8 @@
 
 /* ---- running handlers ----------------------------------------------------- */
 
-void weft_sig_default_action(int sig)
+/* What the kernel would have done to this thread: die, stop, dump core. */
+static void default_action(int sig)
 {
 	struct weft_ksigaction dfl = {0};
 	uint64_t open = ~BIT(sig), old;
@@ -77,7 +78,7 @@ static bool next_signal(
 		if ((uintptr_t)ret_act->handler > IGN)
 			return true;
 		if ((uintptr_t)ret_act->handler == DFL)
-			weft_sig_default_action(sig);
+			default_action(sig);
 	}
 }
 

@@ -357,9 +357,6 @@ long weft_sig_send_process(int id, int sig, const void *info)
 	f = weft_fiber_by_tid(id);
 	if (!f || load_relaxed(&f->sig.mask) & BIT(sig))
 		f = weft_sig_target(sig);
-	/* One that kills does so before the call returns. */
-	if (f && handler == DFL)
-		weft_sig_default_action(sig);
 	r = f ? weft_sig_send_fiber(f, sig, info, true) : WEFT_SIG_NATIVE;
 	if (r != WEFT_SIG_NATIVE)
 		return r;

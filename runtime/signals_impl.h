@@ -149,8 +149,6 @@ bool weft_sig_serve_waiter(int sig, const void *info);
 void weft_sig_wait_forget(void);
 
 /* signal_deliver.c */
-/* What the kernel would have done to the calling fiber: die, stop, dump core. */
-void weft_sig_default_action(int sig);
 /* Where a handler that may use the alternate stack starts on it; 0: it does not. */
 uintptr_t weft_sig_alternate_stack(
 	struct fiber *f, const struct weft_ksigaction *act, uintptr_t sp);

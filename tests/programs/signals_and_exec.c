@@ -8,7 +8,7 @@
 #include <stdatomic.h>
 #include <sys/resource.h>
 
-enum { QUEUED = 1500, EXECS = 12, FORKS = 40 };
+enum { QUEUED = 1500, EXECS = 40, FORKS = 40 };
 
 static atomic_int got, quit, started;
 
@@ -103,44 +103,38 @@ static int sent_to_children_at_once(void)
 	return killed;
 }
 
-static void *winches(void *arg)
-{
-	pid_t pid = (pid_t)(intptr_t)arg;
-
-	while (!kill(pid, SIGWINCH))
-		usleep(300);
-	return NULL;
-}
-
 /* Executes itself again and again while SIGWINCH, harmless without a handler, comes. */
-static void execute_again(const char *self, int left)
+static void execute_again(int left)
 {
 	char number[16];
 	pthread_t t;
 
-	if (!left)
-		_exit(5);
 	signal(SIGWINCH, count_it);
 	ZERO(pthread_create(&t, NULL, waits, NULL));
-	while (!got)
-		usleep(100);
+	if (!left)
+		_exit(5);
 	snprintf(number, sizeof number, "%d", left - 1);
-	execl("/proc/self/exe", self, number, NULL);
+	execl("/proc/self/exe", "signals_and_exec", number, NULL);
 	_exit(6);
 }
 
-static int executes_again(const char *self)
+static int executes_again(void)
 {
+	pid_t pid, sender;
 	int status;
-	pthread_t t;
-	pid_t pid;
 
 	OK((pid = fork()));
 	if (!pid)
-		execute_again(self, EXECS);
-	ZERO(pthread_create(&t, NULL, winches, (void *)(intptr_t)pid));
+		execute_again(EXECS);
+	OK((sender = fork()));
+	if (!sender)
+		for (;;) {
+			kill(pid, SIGWINCH);
+			usleep(30);
+		}
 	OK(waitpid(pid, &status, 0));
-	ZERO(pthread_join(t, NULL));
+	kill(sender, SIGKILL);
+	OK(waitpid(sender, NULL, 0));
 	return WIFSIGNALED(status) ? WTERMSIG(status) : -WEXITSTATUS(status);
 }
 
@@ -156,8 +150,13 @@ static void children_of_a_confined_process(void)
 	struct sigaction act;
 	cpu_set_t set;
 	pthread_t t;
+	int cpu = 0;
 
 	ZERO(sched_getaffinity(0, sizeof set, &set));
+	while (!CPU_ISSET(cpu, &set))
+		cpu++;
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
 	signal(SIGINT, count_it);
 	signal(SIGTERM, count_it);
 	ZERO(sched_setaffinity(0, sizeof set, &set));
@@ -175,13 +174,13 @@ int main(int argc, char **argv)
 	struct rlimit none = {0, 0};
 
 	if (argc > 1)
-		execute_again(argv[0], atoi(argv[1]));
+		execute_again(atoi(argv[1]));
 	ZERO(setrlimit(RLIMIT_CORE, &none));
 	while_exec_fails();
 	say("kill of itself: %d", ends_with(kills_itself));
 	say("and of SIGBUS: %d", ends_with(ends_as_crash_handlers_do));
 	say("children killed at once: %d of %d", sent_to_children_at_once(), FORKS);
-	say("executed again: %d", executes_again(argv[0]));
+	say("executed again: %d", executes_again());
 	say("confined: %d", ends_with(children_of_a_confined_process));
 	return 0;
 }

@@ -103,6 +103,64 @@ static void *keep(void *arg)
 	return (void *)(intptr_t)wrong;
 }
 
+/* ---- what is sent to one as soon as it has an id --------------------------- */
+
+enum { BIRTHS = 100 };
+
+static atomic_int born, in_child, in_parent;
+static volatile pid_t newborn;
+
+static void on_usr2(int sig)
+{
+	(void)sig;
+	if (getpid() == main_pid)
+		in_parent++;
+	else
+		in_child++;
+}
+
+static int live_until_told(void *arg)
+{
+	const int *before = arg;
+
+	while (in_child + in_parent == *before)
+		;
+	return 0;
+}
+
+static void *tell(void *arg)
+{
+	for (int i = 0; i < BIRTHS; i++) {
+		while (!newborn)
+			sched_yield();
+		ZERO(kill(newborn, SIGUSR2));
+		newborn = 0;
+		born++;
+	}
+	return arg;
+}
+
+static void tell_newborns(void)
+{
+	static char stack[STACK] __attribute__((aligned(64)));
+	pthread_t t;
+
+	signal(SIGUSR2, on_usr2);
+	ZERO(pthread_create(&t, NULL, tell, NULL));
+	for (int i = 0; i < BIRTHS; i++) {
+		int status;
+		pid_t pid;
+
+		OK((pid = clone(live_until_told, stack + STACK,
+			    CLONE_VM | CLONE_PARENT_SETTID | SIGCHLD, &i, &newborn)));
+		while (born <= i)
+			sched_yield();
+		CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+	}
+	ZERO(pthread_join(t, NULL));
+	printf("told at birth: %d, the parent instead: %d\n", in_child, in_parent);
+}
+
 int main(void)
 {
 	pthread_t talkers[TALKERS], keepers[CHILDREN];
@@ -125,6 +183,7 @@ int main(void)
 	ZERO(sigaction(SIGUSR1, NULL, &act));
 	printf("the parent's handler %s, called %d times\n",
 		act.sa_handler == on_usr1 ? "is there" : "has gone", parents_handled);
+	tell_newborns();
 	raise(SIGUSR1);
 	printf("and now %d\n", parents_handled);
 	return 0;

@@ -427,13 +427,13 @@ TEST_F(StealOnTwoCpus, WhoHasComputedSharesWhomItWakesFromAFutex)
 	});
 }
 
-// None of them ever waits, so that nobody steals.
-TEST_F(StealOnTwoCpus, ALongQueueIsSharedWithOneThatIsNeverIdle)
+// None of them ever waits, so that nobody steals: `on_0` and `on_1` of them begin on each
+// carrier, and in the end each has more than `least`.
+void share_out(unsigned on_0, unsigned on_1, unsigned least)
 {
-	on_runtime({2}, [] {
-		enum { LONG = 200, SHORT = 4 };
+	on_runtime({2}, [=] {
 		Fibers fibers;
-		std::atomic<int> here{0};
+		std::atomic<unsigned> here{0};
 		std::atomic<bool> stop{false};
 		auto yields = [&] {
 			here++;
@@ -441,19 +441,30 @@ TEST_F(StealOnTwoCpus, ALongQueueIsSharedWithOneThatIsNeverIdle)
 				weft_yield();
 		};
 
-		for (int i = 0; i < SHORT; i++)
+		for (unsigned i = 0; i < on_1; i++)
 			fibers.start_on(1, yields);
-		spin_until([&] { return here == SHORT; });
-		for (int i = 0; i < LONG; i++)
+		spin_until([&] { return here == on_1; });
+		for (unsigned i = 0; i < on_0; i++)
 			fibers.start(yields);
 		/* In the long run the kernel's preemption makes for idle moments. */
-		for (int i = 0; i < 3000 && queued_on(1) <= LONG * 2 / 5; i++)
+		for (int i = 0; i < 3000 && queued_on(1) <= least; i++)
 			weft_yield();
-		EXPECT_GT(queued_on(1), LONG * 2 / 5u);
-		EXPECT_GT(queued_on(0), LONG * 2 / 5u);
+		EXPECT_GT(queued_on(1), least);
+		EXPECT_GT(queued_on(0), least);
 		stop = true;
 		fibers.join();
 	});
+}
+
+TEST_F(StealOnTwoCpus, ALongQueueIsSharedWithOneThatIsNeverIdle)
+{
+	share_out(200, 4, 80);
+}
+
+// Whoever is in the longer queue waits longer for each of its turns.
+TEST_F(StealOnTwoCpus, AQueueTwiceAsLongIsSharedToo)
+{
+	share_out(130, 70, 80);
 }
 
 // Carrier 1 has nothing more to do and sees one behind somebody who computes.

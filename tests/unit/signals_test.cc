@@ -346,6 +346,28 @@ TEST(Signals, AFiberThatIsBeingMadeLetsNothingIn)
 	});
 }
 
+// The kernel's handler turns a fault of weft's own look at the program's memory into an
+// error. One that somebody sends just then is none.
+TEST(Signals, WhatIsSentIsNoFaultOfWeftsOwn)
+{
+	on_signals([] {
+		const auto goes_on_at = [](int code) {
+			siginfo_t info[2] = {}; // the kernel's is as long as one
+			struct kucontext uc = {};
+
+			info->si_signo = SIGSEGV;
+			info->si_code = code;
+			uc.rip = (uint64_t)weft_load_user_insn;
+			weft_sig_first_level(SIGSEGV, info, &uc);
+			return uc.rip;
+		};
+
+		set_action(SIGSEGV, note);
+		EXPECT_EQ(goes_on_at(SEGV_MAPERR), (uint64_t)weft_load_user_fixup);
+		EXPECT_EQ(goes_on_at(SI_USER), (uint64_t)weft_load_user_insn);
+	});
+}
+
 TEST(Signals, OneThatEverybodyBlocksStaysPendingInTheKernel)
 {
 	on_runtime({2}, [] {

@@ -9,6 +9,7 @@
  * block, from which libc takes the owner, is that of the fiber's proxy (proxy.c); nothing
  * else that the fiber holds ever sees it.
  */
+#include <linux/futex.h>
 #include <pthread.h>
 
 #include "../runtime/arch/x86_64/context.h"
@@ -30,21 +31,32 @@ struct disguise {
 	int own;
 };
 
-static __attribute__((noinline)) struct disguise put_on(void)
+/*
+ * Held under its own id: the first thread's, from before there were fibers, or one that
+ * was locked when no proxy was to be had.
+ */
+static bool held_as_itself(const pthread_mutex_t *m, int own)
+{
+	int word = __atomic_load_n(&m->__data.__lock, __ATOMIC_RELAXED);
+
+	return (word & FUTEX_TID_MASK) == own;
+}
+
+static __attribute__((noinline)) struct disguise put_on(const pthread_mutex_t *m)
 {
 	struct disguise d = {NULL, 0};
 	struct fiber *f = weft_enter_fiber(); /* also in a cancelled thread's clean-up */
-	int tid;
+	int tid, *own = (int *)(weft_rdfsbase() + weft_libc.tid);
 
-	if (!f)
+	if (!f || !weft_libc.tid || held_as_itself(m, *own))
 		return d;
 	weft_fiber_in_weft(f, true);
 	tid = weft_proxy_tid();
 	weft_leave(f);
-	if (tid && weft_libc.tid) {
-		d.tid = (int *)(weft_rdfsbase() + weft_libc.tid);
-		d.own = *d.tid;
-		__atomic_store_n(d.tid, tid, __ATOMIC_RELAXED);
+	if (tid) {
+		d.tid = own;
+		d.own = *own;
+		__atomic_store_n(own, tid, __ATOMIC_RELAXED);
 	}
 	return d;
 }
@@ -60,7 +72,7 @@ static inline struct disguise for_mutex(const pthread_mutex_t *m)
 	int kind = __atomic_load_n(&m->__data.__kind, __ATOMIC_RELAXED);
 
 	if (__builtin_expect(kind & SHARED && kind & (ROBUST | INHERIT), 0))
-		return put_on();
+		return put_on(m);
 	return (struct disguise){NULL, 0};
 }
 

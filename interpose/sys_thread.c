@@ -408,8 +408,6 @@ static long wait_shared(struct weft_call *c, uint32_t *word, uint32_t val,
 		return weft_futex_wait(word, val, bitset, true, deadline);
 	if (!c->fiber)
 		return WEFT_RAW;
-	if (!weft_ring_can_futex())
-		return weft_call_offload(c);
 	r = weft_io_futex_shared(word, val, bitset, deadline);
 	return r == -ECANCELED ? -ETIMEDOUT : r;
 }
@@ -433,11 +431,14 @@ long sys_futex(struct weft_call *c)
 
 	if ((uintptr_t)word % 4)
 		return -EINVAL;
-	if (shared && c->fiber && is_owners_call(cmd) && weft_proxy_has(c->fiber)) {
+	if (shared && is_owners_call(cmd) && !c->fiber)
+		return WEFT_RAW; /* a native thread: the kernel knows it */
+	if (shared && is_owners_call(cmd) && weft_proxy_serves(c->fiber, word)) {
 		const long args[6] = {
 			(long)word, op, val, (long)t, (long)ARG5(c), (long)ARG6(c)};
 
-		return weft_proxy_call(SYS_futex, args);
+		n = weft_proxy_futex(args);
+		return n == -EINTR ? WEFT_RESTART_ALWAYS : n;
 	}
 	switch (cmd) {
 	case FUTEX_WAIT_BITSET:

@@ -201,8 +201,7 @@ static bool bind_in_place(struct fiber *f)
 	return true;
 }
 
-/* Home is stuck with somebody else: then any thread is as good. */
-static bool go_home(void)
+bool weft_fiber_go_home(void)
 {
 	struct carrier *home = weft_rt.carrier[0];
 
@@ -215,12 +214,13 @@ static bool go_home(void)
 }
 
 /*
- * The kernel marks what the thread held in robust locks when it dies, however it dies.
- * When it ends in order that is done here: its list may be gone before the kernel thread.
+ * The kernel marks what the thread held in robust locks when it dies, however it dies
+ * (of the first thread libc told it). When it ends in order that is done here: its list
+ * may be gone before the kernel thread.
  */
 static void lend_robust(struct fiber *f)
 {
-	if (f->robust_head && !(f->flags & FIBER_MAIN) && !f->proxy)
+	if (f->robust_head && f->bound->tid != f->tid && !f->proxy)
 		weft_sys2(SYS_set_robust_list, f->robust_head, f->robust_len);
 }
 
@@ -233,7 +233,9 @@ int weft_fiber_bind(enum weft_bind_reason why)
 		return 0;
 	/* Of the carriers' clocks it has so far; from here on one clock is its own. */
 	weft_cpu_time(f);
-	if ((f->pins || (f->flags & FIBER_MAIN && go_home())) && bind_in_place(f))
+	/* Home is stuck with somebody else: then any thread is as good. */
+	if ((f->pins || (f->flags & FIBER_MAIN && weft_fiber_go_home())) &&
+		bind_in_place(f))
 		goto out;
 	if (f->pins)
 		return -EAGAIN;
@@ -271,7 +273,7 @@ void weft_fiber_bind_if_due(void)
 
 void weft_bound_drop_robust(struct fiber *f)
 {
-	if (f->flags & FIBER_MAIN || !f->robust_head)
+	if (f->bound->tid == f->tid || !f->robust_head)
 		return;
 	weft_futex_walk_robust(f->robust_head, f->robust_len, f->bound->tid);
 	weft_sys2(SYS_set_robust_list, 0, f->robust_len);

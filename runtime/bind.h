@@ -28,6 +28,11 @@ enum weft_bind_reason {
  * had and nothing has changed. A bound fiber stays as it is.
  */
 int weft_fiber_bind(enum weft_bind_reason why);
+/*
+ * The main fiber goes on, on the process's first kernel thread. False: that one is stuck
+ * with another fiber.
+ */
+bool weft_fiber_go_home(void);
 /* Another fiber: it binds itself as soon as it runs and is not inside weft. */
 void weft_fiber_bind_soon(struct fiber *f, enum weft_bind_reason why);
 /* Of the calling fiber: what somebody asked for by weft_fiber_bind_soon. */

@@ -516,6 +516,14 @@ void weft_futex_walk_robust(void *head, size_t len, int tid)
 		robust_death(pending & ~1ul, (long)offset, tid, pending & 1, true);
 }
 
+bool weft_futex_locks_robust(const void *head, size_t len)
+{
+	uintptr_t pending;
+
+	return head && len == sizeof(struct robust_list_head) &&
+	       load_pointer((uintptr_t)head + 16, &pending) && pending;
+}
+
 void weft_futex_walk_all_robust(void)
 {
 	for (uint32_t i = 0; i < load_acquire(&weft_rt.fresh); i++) {

@@ -38,6 +38,8 @@ long weft_futex_unlock_pi(uint32_t *word);
 void weft_futex_walk_robust(void *head, size_t len, int tid);
 /* The same for every fiber: the process is about to end. */
 void weft_futex_walk_all_robust(void);
+/* Is its owner, who registered that list, in the middle of locking a robust mutex? */
+bool weft_futex_locks_robust(const void *head, size_t len);
 
 #ifdef __cplusplus
 }

@@ -264,6 +264,23 @@ static long poll_in_kernel(struct pollfd *fds, unsigned n, uint64_t deadline)
 	return r ? r : -ETIMEDOUT;
 }
 
+/* By its proxy, on its own kernel thread, or on a helper. */
+static long futex_in_kernel(const struct op *op)
+{
+	struct timespec ts;
+	long args[6] = {(long)op->addr, FUTEX_WAIT_BITSET, op->count, 0, 0, op->events};
+	uint64_t ns;
+
+	if (op->deadline != WEFT_NO_DEADLINE) {
+		if (weft_deadline_clock(op->deadline, &ns) == CLOCK_REALTIME)
+			args[1] |= FUTEX_CLOCK_REALTIME;
+		ts.tv_sec = (time_t)(ns / 1000000000u);
+		ts.tv_nsec = (long)(ns % 1000000000u);
+		args[3] = (long)&ts;
+	}
+	return weft_proxy_futex(args);
+}
+
 /*
  * A bound fiber's carrier has no ring. Most of its calls do not come here, the kernel
  * makes them in place; these are the waits of those that swap signal masks.
@@ -271,9 +288,6 @@ static long poll_in_kernel(struct pollfd *fds, unsigned n, uint64_t deadline)
 static long wait_bound(struct op *op)
 {
 	struct pollfd p = {op->fd, (short)op->events, 0};
-	int how = FUTEX_WAIT_BITSET;
-	struct timespec ts;
-	uint64_t ns;
 	long r;
 
 	switch (op->kind) {
@@ -283,15 +297,7 @@ static long wait_bound(struct op *op)
 	case OP_POLL_MANY:
 		return poll_in_kernel(op->fds, op->count, op->deadline);
 	case OP_FUTEX:
-		if (op->deadline == WEFT_NO_DEADLINE)
-			return weft_io_in_kernel(SYS_futex, (long)op->addr,
-				FUTEX_WAIT_BITSET, op->count, 0, 0, op->events);
-		if (weft_deadline_clock(op->deadline, &ns) == CLOCK_REALTIME)
-			how |= FUTEX_CLOCK_REALTIME;
-		ts.tv_sec = (time_t)(ns / 1000000000u);
-		ts.tv_nsec = (long)(ns % 1000000000u);
-		return weft_io_in_kernel(SYS_futex, (long)op->addr, how, op->count,
-			(long)&ts, 0, op->events);
+		return futex_in_kernel(op);
 	default:
 		weft_bug("a bound fiber waits for a ring");
 	}
@@ -448,6 +454,8 @@ long weft_io_futex_shared(
 		.events = bitset,
 		.deadline = deadline_ns};
 
+	if (!weft_ring_can_futex() || weft_proxy_waits(weft_fiber_self()))
+		return futex_in_kernel(&op);
 	return op_wait(&op, WEFT_REASON_FUTEX, &(int){0});
 }
 

@@ -77,7 +77,7 @@ long weft_io_connect(int fd, const void *addr, unsigned len);
 long weft_io_try_poll(struct pollfd *fds, unsigned n, int timeout_ms);
 long weft_io_poll(
 	struct pollfd *fds, unsigned n, uint64_t deadline_ns, enum weft_tried tried);
-/* A futex word in memory shared with other processes, waited for in the ring. */
+/* A futex word in memory shared with other processes, which the kernel waits for. */
 long weft_io_futex_shared(
 	uint32_t *word, uint32_t val, uint32_t bitset, uint64_t deadline_ns);
 /* waitid without a result; options should have WNOWAIT (weft_ring_can_waitid). */

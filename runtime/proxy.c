@@ -12,6 +12,12 @@
  * kernel accepts from the owner alone (FUTEX_LOCK_PI, FUTEX_UNLOCK_PI) are made by the
  * proxy.
  *
+ * So is the wait for a robust mutex. Who unlocks one wakes one waiter, and when that one
+ * was killed first, the kernel wakes another in its stead, because its robust list says
+ * what it was about to lock. That holds as long as a thread's wait is over before its
+ * list is looked at. A wait in a ring is the carrier's, whose end may come after the
+ * proxy's: a wake-up in between would be nobody's, and the others would wait for ever.
+ *
  * Rejected: binding the fiber to a kernel thread of its own (the same thread, and every
  * switch to it costs a wake-up); renaming the fiber for good (what it holds by then,
  * recursive mutexes and rwlocks, knows it by its old id).
@@ -20,8 +26,12 @@
 #include <linux/futex.h>
 #include <sys/mman.h>
 
+#include "bind.h"
 #include "futex.h"
-#include "sched_impl.h"
+#include "io_impl.h"
+#include "signals.h"
+
+enum { PAUSE_NS = 1000000 };
 
 struct proxy {
 	struct carrier *c;     /* (c) its kernel thread */
@@ -29,12 +39,27 @@ struct proxy {
 	struct fiber *owner;   /* (lock) NULL: in the pool */
 	struct fiber *waiter;  /* of the call it makes */
 	long nr, args[6], ret; /* of that call */
+	bool interruptible;    /* a signal for the fiber ends it: -EINTR */
 	uint32_t posted;       /* (a) the call is to be made */
 };
 
 static struct weft_lock lock;
 static struct proxy *all; /* (lock; a) grows */
 static unsigned count;    /* (lock) */
+
+static void make_call(struct proxy *p, struct fiber *f)
+{
+	const long *a = p->args;
+
+	if (!p->interruptible) {
+		p->ret = weft_sys6(p->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+		return;
+	}
+	/* [attention-open] Who sends it a signal kicks this thread, or is seen here. */
+	store_seq_cst(&f->helper, p->c);
+	p->ret = weft_sys_interruptible(&f->attention, p->nr, a);
+	store_seq_cst(&f->helper, NULL);
+}
 
 static void proxy_main(void *arg)
 {
@@ -44,10 +69,9 @@ static void proxy_main(void *arg)
 		while (!load_acquire(&p->posted)) /* [proxy-call] */
 			weft_sys4(SYS_futex, (long)&p->posted, FUTEX_WAIT_PRIVATE, 0, 0);
 		store_relaxed(&p->posted, 0);
-		p->ret = weft_sys6(p->nr, p->args[0], p->args[1], p->args[2], p->args[3],
-			p->args[4], p->args[5]);
 		struct fiber *f = p->waiter;
 
+		make_call(p, f);
 		weft_park_finish(f, WEFT_WAKE_DONE);
 		weft_unpark(f);
 	}
@@ -63,9 +87,10 @@ static bool call_commit(struct fiber *f, void *arg)
 	return true;
 }
 
-static long call(struct proxy *p, long nr, const long args[6])
+static long call(struct proxy *p, long nr, const long args[6], bool interruptible)
 {
 	p->nr = nr;
+	p->interruptible = interruptible;
 	for (int i = 0; i < 6; i++)
 		p->args[i] = args[i];
 	weft_park(WEFT_REASON_OFFLOAD, call_commit, p);
@@ -76,7 +101,7 @@ static void lend_list(struct proxy *p, void *head, size_t len)
 {
 	const long args[6] = {(long)head, (long)len};
 
-	call(p, SYS_set_robust_list, args);
+	call(p, SYS_set_robust_list, args, false);
 }
 
 static struct proxy *make(unsigned id)
@@ -136,15 +161,9 @@ int weft_proxy_tid(void)
 
 	if (f->proxy)
 		return f->proxy->c->tid;
-	/*
-	 * The first thread's robust list is registered, by libc, for the first kernel
-	 * thread, whose id is the fiber's too.
-	 */
-	if (f->flags & FIBER_MAIN)
-		return 0;
 	/* It has one already, which has its list (bind.c). */
 	if (f->bound)
-		return f->bound->tid;
+		return f->bound->tid == f->tid ? 0 : f->bound->tid;
 	f->proxy = take(f);
 	if (!f->proxy)
 		return 0;
@@ -152,19 +171,47 @@ int weft_proxy_tid(void)
 	return f->proxy->c->tid;
 }
 
-bool weft_proxy_has(const struct fiber *f)
+/*
+ * The first thread's id is that of a kernel thread, which libc told its robust list. What
+ * it locked before there were fibers it holds under that id.
+ */
+static bool holds_as_itself(const struct fiber *f, const uint32_t *word)
 {
-	return f->proxy || (f->bound && !(f->flags & FIBER_MAIN));
+	uint32_t now;
+
+	return f->flags & FIBER_MAIN && !weft_load_user(word, &now) &&
+	       (now & FUTEX_TID_MASK) == (uint32_t)f->tid;
 }
 
-long weft_proxy_call(long nr, const long args[6])
+bool weft_proxy_serves(const struct fiber *f, const uint32_t *word)
+{
+	return f->proxy || f->bound || holds_as_itself(f, word);
+}
+
+bool weft_proxy_waits(const struct fiber *f)
+{
+	return f->proxy && weft_futex_locks_robust(f->robust_head, f->robust_len);
+}
+
+/* Given back: that does not block. The first thread's carrier may, for somebody else. */
+static long unlock_at_home(const long args[6])
+{
+	while (!weft_fiber_go_home())
+		weft_sleep_until(weft_now_ns() + PAUSE_NS);
+	return weft_sys6(SYS_futex, args[0], args[1], args[2], args[3], args[4], args[5]);
+}
+
+long weft_proxy_futex(const long args[6])
 {
 	struct fiber *f = weft_fiber_here();
 
+	if ((args[1] & FUTEX_CMD_MASK) == FUTEX_UNLOCK_PI && !f->bound &&
+		holds_as_itself(f, (const uint32_t *)args[0]))
+		return unlock_at_home(args);
 	if (!f->proxy)
-		return weft_sys6(
-			nr, args[0], args[1], args[2], args[3], args[4], args[5]);
-	return call(f->proxy, nr, args);
+		return weft_io_in_kernel(
+			SYS_futex, args[0], args[1], args[2], args[3], args[4], args[5]);
+	return call(f->proxy, SYS_futex, args, true);
 }
 
 /* The fiber ends: what it still holds is marked, and the kernel forgets its list. */

@@ -140,9 +140,16 @@ long weft_offload_ending(long (*fn)(void *arg), void *arg);
  * or 0: its own is as good, or no kernel thread is to be had.
  */
 int weft_proxy_tid(void);
-bool weft_proxy_has(const struct fiber *f);
-/* A system call made by that kernel thread, while the fiber waits. */
-long weft_proxy_call(long nr, const long args[6]);
+/* Is there a kernel thread that the kernel takes for the word's owner, if the fiber is?
+ */
+bool weft_proxy_serves(const struct fiber *f, const uint32_t *word);
+/* Must it be that kernel thread that waits for the word, as it would natively? */
+bool weft_proxy_waits(const struct fiber *f);
+/*
+ * futex(2) by that kernel thread while the fiber waits; by a helper when it has none.
+ * -EINTR when a signal for the fiber ended it.
+ */
+long weft_proxy_futex(const long args[6]);
 
 /* Can words shared with other processes be waited for in the ring (Linux 6.7)? */
 bool weft_ring_can_futex(void);

@@ -119,6 +119,7 @@ static void both_inherit(void)
 
 	for (int i = 0; i < THREADS; i++)
 		threads[i] = start(inherits, NULL);
+	inherits(NULL);
 	for (int i = 0; i < THREADS; i++)
 		finish(threads[i]);
 	if (pid == 0)

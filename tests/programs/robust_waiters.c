@@ -1,0 +1,212 @@
+/*
+ * Waiters for a robust mutex that are killed with a wake-up in hand: whoever unlocks
+ * wakes one of them, and when that one dies first, it is the kernel that wakes another. A
+ * child's threads wait, then one of ours; the child is killed and the mutex given back at
+ * about the same time. Then what a signal does to such a wait, and to one for a mutex
+ * that inherits priorities: the handler runs while it lasts, and the wait goes on.
+ */
+#include "prog.h"
+
+#include <sys/mman.h>
+
+#define WAITERS 6
+#define ROUNDS  60
+
+static struct shared {
+	pthread_mutex_t robust, inherits;
+	int waiting; /* (a) how many are about to lock */
+} * shared;
+
+static int handled; /* (a) */
+
+static void on_signal(int sig)
+{
+	(void)sig;
+	__atomic_fetch_add(&handled, 1, __ATOMIC_SEQ_CST);
+}
+
+static void init(void)
+{
+	pthread_mutexattr_t ma;
+
+	shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE,
+		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(shared != MAP_FAILED);
+	ZERO(pthread_mutexattr_init(&ma));
+	ZERO(pthread_mutexattr_setpshared(&ma, PTHREAD_PROCESS_SHARED));
+	ZERO(pthread_mutexattr_setrobust(&ma, PTHREAD_MUTEX_ROBUST));
+	ZERO(pthread_mutex_init(&shared->robust, &ma));
+	ZERO(pthread_mutexattr_setrobust(&ma, PTHREAD_MUTEX_STALLED));
+	ZERO(pthread_mutexattr_setprotocol(&ma, PTHREAD_PRIO_INHERIT));
+	ZERO(pthread_mutex_init(&shared->inherits, &ma));
+}
+
+static int lock(pthread_mutex_t *m, int seconds)
+{
+	struct timespec t;
+	int err;
+
+	OK(clock_gettime(CLOCK_REALTIME, &t));
+	t.tv_sec += seconds;
+	__atomic_fetch_add(&shared->waiting, 1, __ATOMIC_SEQ_CST);
+	err = pthread_mutex_timedlock(m, &t);
+	if (err == EOWNERDEAD) {
+		ZERO(pthread_mutex_consistent(m));
+		err = 0;
+	}
+	return err;
+}
+
+/* For ever, unless killed. */
+static void *is_killed(void *arg)
+{
+	for (;;) {
+		ZERO(lock(&shared->robust, 1000));
+		ZERO(pthread_mutex_unlock(&shared->robust));
+	}
+	return arg;
+}
+
+static void *gets_it(void *arg)
+{
+	int err = lock(&shared->robust, 20);
+
+	if (!err)
+		ZERO(pthread_mutex_unlock(&shared->robust));
+	*(int *)arg = err;
+	return NULL;
+}
+
+static void wait_for(int n)
+{
+	while (__atomic_load_n(&shared->waiting, __ATOMIC_SEQ_CST) < n)
+		usleep(200);
+	usleep(300);
+}
+
+static int round_of(unsigned delay_us)
+{
+	pthread_t ours;
+	int status, err = -1;
+	pid_t pid;
+	uint64_t at;
+
+	shared->waiting = 0;
+	pid = OK(fork());
+	if (pid == 0) {
+		for (int i = 0; i < WAITERS; i++)
+			start(is_killed, NULL);
+		for (;;)
+			pause();
+	}
+	wait_for(WAITERS);
+	ours = start(gets_it, &err);
+	wait_for(WAITERS + 1);
+	OK(kill(pid, SIGKILL));
+	for (at = now_ns(CLOCK_MONOTONIC) + delay_us * 1000ull;
+		now_ns(CLOCK_MONOTONIC) < at;)
+		;
+	ZERO(pthread_mutex_unlock(&shared->robust));
+	OK(waitpid(pid, &status, 0));
+	finish(ours);
+	ZERO(lock(&shared->robust, 20));
+	return err;
+}
+
+static void killed(void)
+{
+	const char *seed = getenv("WEFT_SEED"); /* which the harness prints */
+	uint64_t random = seed ? strtoull(seed, NULL, 10) : now_ns(CLOCK_REALTIME);
+	int lost = 0;
+
+	ZERO(lock(&shared->robust, 20));
+	for (int n = 0; n < ROUNDS && !lost; n++) {
+		random = random * 6364136223846793005u + 1442695040888963407u;
+		lost += round_of((random >> 33) % 400) != 0;
+	}
+	ZERO(pthread_mutex_unlock(&shared->robust));
+	say("waiters killed: %s",
+		lost ? "the others wait for ever" : "the others got it");
+}
+
+static void *locks(void *arg)
+{
+	pthread_mutex_t *m = arg;
+
+	__atomic_fetch_add(&shared->waiting, 1, __ATOMIC_SEQ_CST);
+	ZERO(pthread_mutex_lock(m));
+	ZERO(pthread_mutex_unlock(m));
+	return NULL;
+}
+
+/* Locked while there is one thread, given back when there are more. */
+static void held_since_before(void)
+{
+	int status;
+	pid_t pid;
+
+	ZERO(pthread_mutex_lock(&shared->inherits));
+	shared->waiting = 0;
+	pid = OK(fork());
+	if (pid == 0) {
+		ZERO(lock(&shared->inherits, 20));
+		ZERO(pthread_mutex_unlock(&shared->inherits));
+		_exit(0);
+	}
+	on_thread(gets_it, &(int){0});
+	wait_for(2);
+	ZERO(pthread_mutex_unlock(&shared->inherits));
+	OK(waitpid(pid, &status, 0));
+	say("held since before: %s", describe_status(status));
+}
+
+/* By the first thread, and by another one that is not the kernel's first. */
+static void *interrupts(void *arg)
+{
+	pthread_mutex_t *m = arg;
+	pthread_t t;
+
+	ZERO(pthread_mutex_lock(m));
+	shared->waiting = 0;
+	handled = 0;
+	t = start(locks, m);
+	wait_for(1);
+	for (int i = 0; i < 5; i++) {
+		ZERO(pthread_kill(t, SIGUSR1));
+		for (int n = 0;
+			n < 5000 && __atomic_load_n(&handled, __ATOMIC_SEQ_CST) <= i; n++)
+			usleep(1000);
+	}
+	say("while it waits: %d of 5 handled, %s", handled,
+		pthread_mutex_trylock(m) ? "held still" : "not held");
+	ZERO(pthread_mutex_unlock(m));
+	finish(t);
+	return NULL;
+}
+
+/* On a kernel thread of its own, with another one beside it. */
+static void *interrupts_bound(void *arg)
+{
+	cpu_set_t set;
+
+	ZERO(pthread_getaffinity_np(pthread_self(), sizeof set, &set));
+	ZERO(pthread_setaffinity_np(pthread_self(), sizeof set, &set));
+	return interrupts(arg);
+}
+
+int main(void)
+{
+	struct sigaction sa = {.sa_handler = on_signal};
+
+	init();
+	held_since_before();
+	killed();
+	OK(sigaction(SIGUSR1, &sa, NULL));
+	interrupts(&shared->robust);
+	interrupts(&shared->inherits);
+	on_thread(interrupts, &shared->robust);
+	on_thread(interrupts, &shared->inherits);
+	on_thread(interrupts_bound, &shared->robust);
+	on_thread(interrupts_bound, &shared->inherits);
+	return 0;
+}

@@ -11,7 +11,7 @@ WEFT_EXPORT void weft_pin(void)
 	struct fiber *f = weft_enter_fiber();
 
 	if (f)
-		weft_fiber_pin((uintptr_t)__builtin_return_address(0));
+		weft_fiber_pin(WEFT_PIN_CALL, (uintptr_t)__builtin_return_address(0));
 }
 
 WEFT_EXPORT void weft_unpin(void)

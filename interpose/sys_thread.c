@@ -419,6 +419,17 @@ static bool is_owners_call(int cmd)
 	       cmd == FUTEX_TRYLOCK_PI;
 }
 
+/*
+ * The first thread's id is that of a kernel thread. What it locked before there were
+ * fibers it holds under that id, and takes again under it (pthread_cond_wait).
+ */
+static bool is_itself(const struct fiber *f)
+{
+	const int *tid = (const int *)(weft_rdfsbase() + weft_libc.tid);
+
+	return f == weft_fiber_main() && (!weft_libc.tid || *tid == weft_fiber_tid(f));
+}
+
 long sys_futex(struct weft_call *c)
 {
 	uint32_t *word = (uint32_t *)ARG1(c);
@@ -433,11 +444,12 @@ long sys_futex(struct weft_call *c)
 		return -EINVAL;
 	if (shared && is_owners_call(cmd) && !c->fiber)
 		return WEFT_RAW; /* a native thread: the kernel knows it */
-	if (shared && is_owners_call(cmd) && weft_proxy_serves(c->fiber, word)) {
+	if (shared && is_owners_call(cmd) &&
+		(is_itself(c->fiber) || weft_proxy_serves(c->fiber))) {
 		const long args[6] = {
 			(long)word, op, val, (long)t, (long)ARG5(c), (long)ARG6(c)};
 
-		n = weft_proxy_futex(args);
+		n = is_itself(c->fiber) ? weft_home_futex(args) : weft_proxy_futex(args);
 		return n == -EINTR ? WEFT_RESTART_ALWAYS : n;
 	}
 	switch (cmd) {

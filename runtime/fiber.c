@@ -206,6 +206,10 @@ struct fiber *weft_fiber_new_main(void)
 	store_release(&f->tid, weft_rt.pid);
 	f->flags = FIBER_MAIN;
 	f->state = FIBER_RUNNING;
+	/* libc registered it before there was weft. */
+	if (weft_sys3(SYS_get_robust_list, weft_rt.pid, (long)&f->robust_head,
+		    (long)&f->robust_len))
+		f->robust_head = NULL;
 	return f;
 }
 

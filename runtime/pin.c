@@ -86,13 +86,13 @@ void weft_pin_begin(struct fiber *f, enum weft_pin_reason why, uintptr_t address
 	fetch_add_relaxed(&f->pin_site->count, 1);
 }
 
-void weft_fiber_pin(uintptr_t address)
+void weft_fiber_pin(enum weft_pin_reason why, uintptr_t address)
 {
 	struct fiber *f = weft_fiber_here();
 
 	if (f->pins++)
 		return;
-	weft_pin_begin(f, WEFT_PIN_CALL, address);
+	weft_pin_begin(f, why, address);
 	f->flags |= FIBER_PINNED;
 }
 

@@ -171,21 +171,9 @@ int weft_proxy_tid(void)
 	return f->proxy->c->tid;
 }
 
-/*
- * The first thread's id is that of a kernel thread, which libc told its robust list. What
- * it locked before there were fibers it holds under that id.
- */
-static bool holds_as_itself(const struct fiber *f, const uint32_t *word)
+bool weft_proxy_serves(const struct fiber *f)
 {
-	uint32_t now;
-
-	return f->flags & FIBER_MAIN && !weft_load_user(word, &now) &&
-	       (now & FUTEX_TID_MASK) == (uint32_t)f->tid;
-}
-
-bool weft_proxy_serves(const struct fiber *f, const uint32_t *word)
-{
-	return f->proxy || f->bound || holds_as_itself(f, word);
+	return f->proxy || f->bound;
 }
 
 bool weft_proxy_waits(const struct fiber *f)
@@ -193,25 +181,34 @@ bool weft_proxy_waits(const struct fiber *f)
 	return f->proxy && weft_futex_locks_robust(f->robust_head, f->robust_len);
 }
 
-/* Given back: that does not block. The first thread's carrier may, for somebody else. */
-static long unlock_at_home(const long args[6])
-{
-	while (!weft_fiber_go_home())
-		weft_sleep_until(weft_now_ns() + PAUSE_NS);
-	return weft_sys6(SYS_futex, args[0], args[1], args[2], args[3], args[4], args[5]);
-}
-
 long weft_proxy_futex(const long args[6])
 {
 	struct fiber *f = weft_fiber_here();
 
-	if ((args[1] & FUTEX_CMD_MASK) == FUTEX_UNLOCK_PI && !f->bound &&
-		holds_as_itself(f, (const uint32_t *)args[0]))
-		return unlock_at_home(args);
 	if (!f->proxy)
 		return weft_io_in_kernel(
 			SYS_futex, args[0], args[1], args[2], args[3], args[4], args[5]);
 	return call(f->proxy, SYS_futex, args, true);
+}
+
+long weft_home_futex(const long args[6])
+{
+	struct fiber *f = weft_fiber_here();
+	long r;
+
+	if (f->bound)
+		return weft_proxy_futex(args);
+	/* The first carrier may be stuck with somebody else, for a while. */
+	while (!weft_fiber_go_home()) {
+		weft_sleep_until(weft_now_ns() + PAUSE_NS);
+		if (weft_signals_attention(f))
+			return -EINTR;
+	}
+	weft_fiber_pin(WEFT_PIN_OWNER, (uintptr_t)args[0]);
+	r = weft_io_in_kernel(
+		SYS_futex, args[0], args[1], args[2], args[3], args[4], args[5]);
+	(void)weft_fiber_unpin();
+	return r;
 }
 
 /* The fiber ends: what it still holds is marked, and the kernel forgets its list. */

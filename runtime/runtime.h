@@ -140,9 +140,8 @@ long weft_offload_ending(long (*fn)(void *arg), void *arg);
  * or 0: its own is as good, or no kernel thread is to be had.
  */
 int weft_proxy_tid(void);
-/* Is there a kernel thread that the kernel takes for the word's owner, if the fiber is?
- */
-bool weft_proxy_serves(const struct fiber *f, const uint32_t *word);
+/* Is there a kernel thread that the kernel takes for the owner of the fiber's locks? */
+bool weft_proxy_serves(const struct fiber *f);
 /* Must it be that kernel thread that waits for the word, as it would natively? */
 bool weft_proxy_waits(const struct fiber *f);
 /*
@@ -150,6 +149,11 @@ bool weft_proxy_waits(const struct fiber *f);
  * -EINTR when a signal for the fiber ended it.
  */
 long weft_proxy_futex(const long args[6]);
+/*
+ * The main fiber's, for a lock that it holds or takes under its own id, which is that of
+ * the process's first kernel thread: made there, and in place.
+ */
+long weft_home_futex(const long args[6]);
 
 /* Can words shared with other processes be waited for in the ring (Linux 6.7)? */
 bool weft_ring_can_futex(void);

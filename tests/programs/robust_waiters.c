@@ -13,7 +13,8 @@
 #define ROUNDS  60
 
 static struct shared {
-	pthread_mutex_t robust, inherits;
+	pthread_mutex_t robust, inherits, both;
+	int ready;
 	int waiting; /* (a) how many are about to lock */
 } * shared;
 
@@ -36,8 +37,9 @@ static void init(void)
 	ZERO(pthread_mutexattr_setpshared(&ma, PTHREAD_PROCESS_SHARED));
 	ZERO(pthread_mutexattr_setrobust(&ma, PTHREAD_MUTEX_ROBUST));
 	ZERO(pthread_mutex_init(&shared->robust, &ma));
-	ZERO(pthread_mutexattr_setrobust(&ma, PTHREAD_MUTEX_STALLED));
 	ZERO(pthread_mutexattr_setprotocol(&ma, PTHREAD_PRIO_INHERIT));
+	ZERO(pthread_mutex_init(&shared->both, &ma));
+	ZERO(pthread_mutexattr_setrobust(&ma, PTHREAD_MUTEX_STALLED));
 	ZERO(pthread_mutex_init(&shared->inherits, &ma));
 }
 
@@ -75,6 +77,11 @@ static void *gets_it(void *arg)
 		ZERO(pthread_mutex_unlock(&shared->robust));
 	*(int *)arg = err;
 	return NULL;
+}
+
+static void *returns(void *arg)
+{
+	return arg;
 }
 
 static void wait_for(int n)
@@ -160,6 +167,65 @@ static void held_since_before(void)
 	say("held since before: %s", describe_status(status));
 }
 
+/* What the first thread of a child held, some of it since before it made another one. */
+static void first_thread_dies(bool killed)
+{
+	pthread_mutex_t *m[2] = {&shared->robust, &shared->both};
+	int status;
+	pid_t pid;
+
+	shared->waiting = 0;
+	pid = OK(fork());
+	if (pid == 0) {
+		ZERO(lock(m[killed], 20));
+		on_thread(returns, NULL);
+		ZERO(lock(m[!killed], 20));
+		if (!killed)
+			_exit(0);
+		for (;;)
+			pause();
+	}
+	if (killed) {
+		wait_for(2);
+		OK(kill(pid, SIGKILL));
+	}
+	OK(waitpid(pid, &status, 0));
+	for (int i = 0; i < 2; i++) {
+		int err = pthread_mutex_trylock(m[i]);
+
+		say("first thread: %s, %s", describe_status(status), strerror(err));
+		if (err == EOWNERDEAD)
+			ZERO(pthread_mutex_consistent(m[i]));
+		if (err == EOWNERDEAD || !err)
+			ZERO(pthread_mutex_unlock(m[i]));
+	}
+}
+
+static void *wakes(void *cond)
+{
+	ZERO(lock(&shared->inherits, 20));
+	shared->ready = 1;
+	ZERO(pthread_cond_signal(cond));
+	usleep(2000); /* so that who was woken waits for the mutex */
+	ZERO(pthread_mutex_unlock(&shared->inherits));
+	return NULL;
+}
+
+/* Locked while there was one thread, given back and taken again beside others. */
+static void waits_with_it(void)
+{
+	pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
+	pthread_t t;
+
+	ZERO(lock(&shared->inherits, 20));
+	t = start(wakes, &cond);
+	while (!shared->ready)
+		ZERO(pthread_cond_wait(&cond, &shared->inherits));
+	ZERO(pthread_mutex_unlock(&shared->inherits));
+	finish(t);
+	say("taken again");
+}
+
 /* By the first thread, and by another one that is not the kernel's first. */
 static void *interrupts(void *arg)
 {
@@ -199,6 +265,9 @@ int main(void)
 	struct sigaction sa = {.sa_handler = on_signal};
 
 	init();
+	first_thread_dies(true);
+	first_thread_dies(false);
+	waits_with_it();
 	held_since_before();
 	killed();
 	OK(sigaction(SIGUSR1, &sa, NULL));

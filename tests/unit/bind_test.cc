@@ -127,7 +127,7 @@ TEST(Bind, APinnedFiberKeepsItsKernelThread)
 		Fibers fibers;
 
 		fibers.start([] {
-			weft_fiber_pin(1);
+			weft_fiber_pin(WEFT_PIN_CALL, 1);
 			long tid = kernel_tid();
 			ASSERT_EQ(weft_fiber_bind(WEFT_BIND_OTHER), 0);
 			EXPECT_EQ(kernel_tid(), tid);

@@ -329,7 +329,7 @@ TEST(Loan, ThreadsOfOneFiberKeepIt)
 				weft_yield();
 				if (i < 2) { // one in place, one on another thread
 					if (i == 0)
-						weft_fiber_pin(1);
+						weft_fiber_pin(WEFT_PIN_CALL, 1);
 					ASSERT_EQ(weft_fiber_bind(WEFT_BIND_OTHER), 0);
 					check();
 				} else {

@@ -180,13 +180,14 @@ static void first_thread_dies(bool killed)
 		ZERO(lock(m[killed], 20));
 		on_thread(returns, NULL);
 		ZERO(lock(m[!killed], 20));
+		__atomic_fetch_add(&shared->waiting, 1, __ATOMIC_SEQ_CST);
 		if (!killed)
 			_exit(0);
 		for (;;)
 			pause();
 	}
 	if (killed) {
-		wait_for(2);
+		wait_for(3);
 		OK(kill(pid, SIGKILL));
 	}
 	OK(waitpid(pid, &status, 0));

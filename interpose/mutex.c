@@ -6,8 +6,9 @@
  *
  * A mutex that processes share and that is robust or inherits priorities is owned by
  * kernel thread id. Around libc's code for such a one the thread's id in its control
- * block, from which libc takes the owner, is that of the fiber's proxy (proxy.c); nothing
- * else that the fiber holds ever sees it.
+ * block, from which libc takes the owner, is that of the fiber's proxy (proxy.c).
+ * What else the fiber holds does not see it, but for signal handlers during a wait
+ * (README, limitations).
  */
 #include <linux/futex.h>
 #include <pthread.h>

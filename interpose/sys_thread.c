@@ -412,7 +412,7 @@ static long wait_shared(struct weft_call *c, uint32_t *word, uint32_t val,
 	return r == -ECANCELED ? -ETIMEDOUT : r;
 }
 
-/* What the kernel lets only the owner do: for a lock that processes share, the proxy. */
+/* What the kernel lets only the owner do. */
 static bool is_owners_call(int cmd)
 {
 	return cmd == FUTEX_LOCK_PI || cmd == FUTEX_LOCK_PI2 || cmd == FUTEX_UNLOCK_PI ||
@@ -430,6 +430,25 @@ static bool is_itself(const struct fiber *f)
 	return f == weft_fiber_main() && (!weft_libc.tid || *tid == weft_fiber_tid(f));
 }
 
+/* False: the kernel takes nobody for the fiber. Then its lock is in weft's own queue. */
+static bool made_by_owner(struct weft_call *c, long *ret)
+{
+	const long args[6] = {(long)ARG1(c), (long)ARG2(c), (long)ARG3(c), (long)ARG4(c),
+		(long)ARG5(c), (long)ARG6(c)};
+	long r;
+
+	if (!c->fiber)
+		r = WEFT_RAW; /* a native thread: it knows that one */
+	else if (is_itself(c->fiber))
+		r = weft_home_futex(args);
+	else if (weft_proxy_serves(c->fiber))
+		r = weft_proxy_futex(args);
+	else
+		return false;
+	*ret = r == -EINTR ? WEFT_RESTART_ALWAYS : r;
+	return true;
+}
+
 long sys_futex(struct weft_call *c)
 {
 	uint32_t *word = (uint32_t *)ARG1(c);
@@ -442,16 +461,8 @@ long sys_futex(struct weft_call *c)
 
 	if ((uintptr_t)word % 4)
 		return -EINVAL;
-	if (shared && is_owners_call(cmd) && !c->fiber)
-		return WEFT_RAW; /* a native thread: the kernel knows it */
-	if (shared && is_owners_call(cmd) &&
-		(is_itself(c->fiber) || weft_proxy_serves(c->fiber))) {
-		const long args[6] = {
-			(long)word, op, val, (long)t, (long)ARG5(c), (long)ARG6(c)};
-
-		n = is_itself(c->fiber) ? weft_home_futex(args) : weft_proxy_futex(args);
-		return n == -EINTR ? WEFT_RESTART_ALWAYS : n;
-	}
+	if (shared && is_owners_call(cmd) && made_by_owner(c, &n))
+		return n;
 	switch (cmd) {
 	case FUTEX_WAIT_BITSET:
 		bitset = (uint32_t)ARG6(c);

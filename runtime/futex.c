@@ -150,15 +150,29 @@ static long wait_fiber(struct fiber *f, struct wait_arg *a, uint32_t bitset, boo
 	return how == WEFT_WAKE_TIMEOUT ? -ETIMEDOUT : -EINTR;
 }
 
+const struct timespec *weft_futex_timeout(
+	uint64_t deadline_ns, long *op, struct timespec *room)
+{
+	uint64_t ns;
+
+	if (deadline_ns == WEFT_NO_DEADLINE)
+		return NULL;
+	if (weft_deadline_clock(deadline_ns, &ns) == CLOCK_REALTIME)
+		*op |= FUTEX_CLOCK_REALTIME;
+	room->tv_sec = (time_t)(ns / 1000000000u);
+	room->tv_nsec = (long)(ns % 1000000000u);
+	return room;
+}
+
 /* A kernel thread that is no carrier: same queue, but it sleeps in the kernel. */
 static long wait_native(struct wait_arg *a, uint32_t bitset, bool shared)
 {
 	struct futex_waiter w = {
 		.addr = (uintptr_t)a->word, .bitset = bitset, .shared = shared};
 	struct futex_bucket *b = weft_futex_bucket(w.addr);
-	struct timespec ts, *at = NULL;
-	uint64_t ns;
-	int op = FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG;
+	long op = FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG;
+	const struct timespec *at;
+	struct timespec ts;
 	uint32_t now;
 	long r;
 
@@ -172,13 +186,7 @@ static long wait_native(struct wait_arg *a, uint32_t bitset, bool shared)
 	}
 	weft_futex_enqueue(b, &w);
 	weft_unlock(&b->lock);
-	if (a->deadline != WEFT_NO_DEADLINE) {
-		if (weft_deadline_clock(a->deadline, &ns) == CLOCK_REALTIME)
-			op |= FUTEX_CLOCK_REALTIME;
-		ts.tv_sec = (time_t)(ns / 1000000000u);
-		ts.tv_nsec = (long)(ns % 1000000000u);
-		at = &ts;
-	}
+	at = weft_futex_timeout(a->deadline, &op, &ts);
 	r = 0;
 	while (!load_acquire(&w.word)) {
 		r = weft_sys6(SYS_futex, (long)&w.word, op, 0, (long)at, 0,
@@ -447,6 +455,11 @@ long weft_futex_wake_op(
 
 /* ---- robust lists --------------------------------------------------------- */
 
+enum {
+	OFFSET = offsetof(struct robust_list_head, futex_offset),
+	PENDING = offsetof(struct robust_list_head, list_op_pending),
+};
+
 /* kernel/futex/core.c, handle_futex_death: one word of a dead owner. */
 static void robust_death(uintptr_t entry, long offset, int tid, bool pi, bool pending)
 {
@@ -497,8 +510,8 @@ void weft_futex_walk_robust(void *head, size_t len, int tid)
 
 	if (!h || len != sizeof(struct robust_list_head))
 		return;
-	if (!load_pointer(h, &entry) || !load_pointer(h + 8, &offset) ||
-		!load_pointer(h + 16, &pending))
+	if (!load_pointer(h, &entry) || !load_pointer(h + OFFSET, &offset) ||
+		!load_pointer(h + PENDING, &pending))
 		return;
 	if ((entry & ~1ul) == h && !pending)
 		return; /* what nearly every thread leaves behind */
@@ -521,7 +534,7 @@ bool weft_futex_locks_robust(const void *head, size_t len)
 	uintptr_t pending;
 
 	return head && len == sizeof(struct robust_list_head) &&
-	       load_pointer((uintptr_t)head + 16, &pending) && pending;
+	       load_pointer((uintptr_t)head + PENDING, &pending) && pending;
 }
 
 void weft_futex_walk_all_robust(void)

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -32,9 +33,16 @@ long weft_futex_wake_op(
 long weft_futex_lock_pi(uint32_t *word, uint64_t deadline_ns);
 long weft_futex_trylock_pi(uint32_t *word);
 long weft_futex_unlock_pi(uint32_t *word);
+
+/*
+ * A deadline as FUTEX_WAIT_BITSET takes it: the time in *room, its clock as a flag of
+ * *op; NULL for WEFT_NO_DEADLINE.
+ */
+const struct timespec *weft_futex_timeout(
+	uint64_t deadline_ns, long *op, struct timespec *room);
+
 /* What the kernel does to a dead thread's robust list (kernel/futex/core.c,
  * exit_robust_list). */
-
 void weft_futex_walk_robust(void *head, size_t len, int tid);
 /* The same for every fiber: the process is about to end. */
 void weft_futex_walk_all_robust(void);

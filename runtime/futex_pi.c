@@ -144,10 +144,9 @@ static long wait_native(uint32_t *word, uint64_t deadline)
 	struct futex_waiter w = {
 		.addr = (uintptr_t)word, .pi = true, .tid = (int)weft_sys0(SYS_gettid)};
 	struct futex_bucket *b = weft_futex_bucket(w.addr);
-	uint64_t ns;
-	int clock = weft_deadline_clock(deadline, &ns);
-	struct timespec ts = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
-	long r;
+	long r, op = FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG;
+	struct timespec ts;
+	const struct timespec *at = weft_futex_timeout(deadline, &op, &ts);
 
 	weft_futex_lock(b);
 	r = announce(word, w.tid);
@@ -159,10 +158,7 @@ static long wait_native(uint32_t *word, uint64_t deadline)
 	weft_unlock(&b->lock);
 	r = 0;
 	while (!load_acquire(&w.word)) {
-		r = weft_sys6(SYS_futex, (long)&w.word,
-			FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG |
-				(clock == CLOCK_REALTIME ? FUTEX_CLOCK_REALTIME : 0),
-			0, deadline == WEFT_NO_DEADLINE ? 0 : (long)&ts, 0,
+		r = weft_sys6(SYS_futex, (long)&w.word, op, 0, (long)at, 0,
 			FUTEX_BITSET_MATCH_ANY);
 		if (r == -ETIMEDOUT)
 			break;

@@ -19,6 +19,7 @@
 
 #include "deadline.h"
 #include "engine.h"
+#include "futex.h"
 #include "io_impl.h"
 
 enum {
@@ -269,15 +270,8 @@ static long futex_in_kernel(const struct op *op)
 {
 	struct timespec ts;
 	long args[6] = {(long)op->addr, FUTEX_WAIT_BITSET, op->count, 0, 0, op->events};
-	uint64_t ns;
 
-	if (op->deadline != WEFT_NO_DEADLINE) {
-		if (weft_deadline_clock(op->deadline, &ns) == CLOCK_REALTIME)
-			args[1] |= FUTEX_CLOCK_REALTIME;
-		ts.tv_sec = (time_t)(ns / 1000000000u);
-		ts.tv_nsec = (long)(ns % 1000000000u);
-		args[3] = (long)&ts;
-	}
+	args[3] = (long)weft_futex_timeout(op->deadline, &args[1], &ts);
 	return weft_proxy_futex(args);
 }
 

@@ -29,7 +29,8 @@ enum weft_pin_reason weft_pin_site_reason(const struct weft_pin_site *s);
 
 /*
  * The calling fiber stays on its kernel thread until it has been unpinned as often as
- * pinned. `address` says for whom. Unpinning what is not pinned is false and one line.
+ * pinned. `address` says for whom, or at which lock. Unpinning what is not pinned is
+ * false and one line.
  */
 void weft_fiber_pin(enum weft_pin_reason why, uintptr_t address);
 bool weft_fiber_unpin(void);

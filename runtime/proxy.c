@@ -39,7 +39,6 @@ struct proxy {
 	struct fiber *owner;   /* (lock) NULL: in the pool */
 	struct fiber *waiter;  /* of the call it makes */
 	long nr, args[6], ret; /* of that call */
-	bool interruptible;    /* a signal for the fiber ends it: -EINTR */
 	uint32_t posted;       /* (a) the call is to be made */
 };
 
@@ -51,8 +50,9 @@ static void make_call(struct proxy *p, struct fiber *f)
 {
 	const long *a = p->args;
 
-	if (!p->interruptible) {
-		p->ret = weft_sys6(p->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+	/* The list is lent whatever is due for the fiber. */
+	if (p->nr == SYS_set_robust_list) {
+		p->ret = weft_sys2(p->nr, a[0], a[1]);
 		return;
 	}
 	/* [attention-open] Who sends it a signal kicks this thread, or is seen here. */
@@ -87,10 +87,9 @@ static bool call_commit(struct fiber *f, void *arg)
 	return true;
 }
 
-static long call(struct proxy *p, long nr, const long args[6], bool interruptible)
+static long call(struct proxy *p, long nr, const long args[6])
 {
 	p->nr = nr;
-	p->interruptible = interruptible;
 	for (int i = 0; i < 6; i++)
 		p->args[i] = args[i];
 	weft_park(WEFT_REASON_OFFLOAD, call_commit, p);
@@ -101,7 +100,7 @@ static void lend_list(struct proxy *p, void *head, size_t len)
 {
 	const long args[6] = {(long)head, (long)len};
 
-	call(p, SYS_set_robust_list, args, false);
+	call(p, SYS_set_robust_list, args);
 }
 
 static struct proxy *make(unsigned id)
@@ -188,7 +187,7 @@ long weft_proxy_futex(const long args[6])
 	if (!f->proxy)
 		return weft_io_in_kernel(
 			SYS_futex, args[0], args[1], args[2], args[3], args[4], args[5]);
-	return call(f->proxy, SYS_futex, args, true);
+	return call(f->proxy, SYS_futex, args);
 }
 
 long weft_home_futex(const long args[6])

@@ -7,8 +7,6 @@
  */
 #include "prog.h"
 
-#include <sys/mman.h>
-
 #define MUTEXES 4
 #define THREADS 12
 #define KILLS   8
@@ -29,9 +27,7 @@ static void init(void)
 	pthread_mutexattr_t ma;
 	pthread_condattr_t ca;
 
-	shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE,
-		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	CHECK(shared != MAP_FAILED);
+	shared = shared_memory(sizeof *shared);
 	ZERO(pthread_mutexattr_init(&ma));
 	ZERO(pthread_mutexattr_setpshared(&ma, PTHREAD_PROCESS_SHARED));
 	ZERO(pthread_mutexattr_setprotocol(&ma, PTHREAD_PRIO_INHERIT));
@@ -186,8 +182,6 @@ static void *holds_others(void *arg)
 int main(void)
 {
 	pthread_t threads[THREADS];
-	const char *seed = getenv("WEFT_SEED"); /* which the harness prints */
-	uint64_t random = seed ? strtoull(seed, NULL, 10) : now_ns(CLOCK_REALTIME);
 	int dead = 0, bad = 0;
 
 	init();
@@ -196,8 +190,7 @@ int main(void)
 
 		if (pid == 0)
 			is_killed();
-		random = random * 6364136223846793005u + 1442695040888963407u;
-		usleep((useconds_t)(2000 + (random >> 33) % 15000));
+		usleep((useconds_t)(2000 + random_number() % 15000));
 		OK(kill(pid, SIGKILL));
 		OK(waitpid(pid, NULL, 0));
 		for (uintptr_t i = 0; i < THREADS; i++)

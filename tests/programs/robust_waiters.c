@@ -2,12 +2,12 @@
  * Waiters for a robust mutex that are killed with a wake-up in hand: whoever unlocks
  * wakes one of them, and when that one dies first, it is the kernel that wakes another. A
  * child's threads wait, then one of ours; the child is killed and the mutex given back at
- * about the same time. Then what a signal does to such a wait, and to one for a mutex
- * that inherits priorities: the handler runs while it lasts, and the wait goes on.
+ * about the same time. What the first thread locked before there was another one, and
+ * beside others: when it dies, and when it does not. Then what a signal does to such a
+ * wait, and to one for a mutex that inherits priorities: the handler runs while it lasts,
+ * and the wait goes on.
  */
 #include "prog.h"
-
-#include <sys/mman.h>
 
 #define WAITERS 6
 #define ROUNDS  60
@@ -30,9 +30,7 @@ static void init(void)
 {
 	pthread_mutexattr_t ma;
 
-	shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE,
-		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	CHECK(shared != MAP_FAILED);
+	shared = shared_memory(sizeof *shared);
 	ZERO(pthread_mutexattr_init(&ma));
 	ZERO(pthread_mutexattr_setpshared(&ma, PTHREAD_PROCESS_SHARED));
 	ZERO(pthread_mutexattr_setrobust(&ma, PTHREAD_MUTEX_ROBUST));
@@ -103,12 +101,11 @@ static int round_of(unsigned delay_us)
 	if (pid == 0) {
 		for (int i = 0; i < WAITERS; i++)
 			start(is_killed, NULL);
-		for (;;)
-			pause();
+		is_killed(NULL);
 	}
-	wait_for(WAITERS);
-	ours = start(gets_it, &err);
 	wait_for(WAITERS + 1);
+	ours = start(gets_it, &err);
+	wait_for(WAITERS + 2);
 	OK(kill(pid, SIGKILL));
 	for (at = now_ns(CLOCK_MONOTONIC) + delay_us * 1000ull;
 		now_ns(CLOCK_MONOTONIC) < at;)
@@ -122,14 +119,11 @@ static int round_of(unsigned delay_us)
 
 static void killed(void)
 {
-	const char *seed = getenv("WEFT_SEED"); /* which the harness prints */
-	uint64_t random = seed ? strtoull(seed, NULL, 10) : now_ns(CLOCK_REALTIME);
 	int lost = 0;
 
 	ZERO(lock(&shared->robust, 20));
 	for (int n = 0; n < ROUNDS && !lost; n++) {
-		random = random * 6364136223846793005u + 1442695040888963407u;
-		lost += round_of((random >> 33) % 400) != 0;
+		lost += round_of(random_number() % 400) != 0;
 	}
 	ZERO(pthread_mutex_unlock(&shared->robust));
 	say("waiters killed: %s",
@@ -160,8 +154,8 @@ static void held_since_before(void)
 		ZERO(pthread_mutex_unlock(&shared->inherits));
 		_exit(0);
 	}
-	on_thread(gets_it, &(int){0});
-	wait_for(2);
+	wait_for(1);
+	on_thread(returns, NULL);
 	ZERO(pthread_mutex_unlock(&shared->inherits));
 	OK(waitpid(pid, &status, 0));
 	say("held since before: %s", describe_status(status));
@@ -227,6 +221,20 @@ static void waits_with_it(void)
 	say("taken again");
 }
 
+/* In a process that has one thread so far. */
+static void afresh(void (*fn)(void))
+{
+	int status;
+	pid_t pid = OK(fork());
+
+	if (pid == 0) {
+		fn();
+		_exit(0);
+	}
+	OK(waitpid(pid, &status, 0));
+	CHECK(status == 0);
+}
+
 /* By the first thread, and by another one that is not the kernel's first. */
 static void *interrupts(void *arg)
 {
@@ -255,8 +263,10 @@ static void *interrupts(void *arg)
 static void *interrupts_bound(void *arg)
 {
 	cpu_set_t set;
+	int cpu = sched_getcpu();
 
-	ZERO(pthread_getaffinity_np(pthread_self(), sizeof set, &set));
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
 	ZERO(pthread_setaffinity_np(pthread_self(), sizeof set, &set));
 	return interrupts(arg);
 }
@@ -268,8 +278,8 @@ int main(void)
 	init();
 	first_thread_dies(true);
 	first_thread_dies(false);
-	waits_with_it();
-	held_since_before();
+	afresh(waits_with_it);
+	afresh(held_since_before);
 	killed();
 	OK(sigaction(SIGUSR1, &sa, NULL));
 	interrupts(&shared->robust);

@@ -6,7 +6,6 @@
 #include "prog.h"
 
 #include <semaphore.h>
-#include <sys/mman.h>
 
 #define THREADS 5
 #define ROUNDS  200
@@ -28,9 +27,7 @@ static void init(void)
 	pthread_barrierattr_t ba;
 	pthread_rwlockattr_t ra;
 
-	shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE,
-		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	CHECK(shared != MAP_FAILED);
+	shared = shared_memory(sizeof *shared);
 	ZERO(pthread_mutexattr_init(&ma));
 	ZERO(pthread_mutexattr_setpshared(&ma, PTHREAD_PROCESS_SHARED));
 	ZERO(pthread_mutex_init(&shared->mutex, &ma));

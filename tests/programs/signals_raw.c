@@ -185,9 +185,7 @@ int main(void)
 	OK(mkfifo("fifo", 0600));
 	lock_fd = OK(open("lock", O_RDWR | O_CREAT, 0600));
 	unix_pair(fds);
-	word = mmap(
-		NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	CHECK(word != MAP_FAILED);
+	word = shared_memory(4096);
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
 		now = &rows[i];
 		hit(true);

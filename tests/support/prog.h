@@ -25,6 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -167,6 +168,27 @@ PROG_UNUSED static struct timespec to_timespec(uint64_t ns)
 }
 
 #define MS UINT64_C(1000000)
+
+/* Another one each time; the same ones again with WEFT_SEED, which the harness prints. */
+PROG_UNUSED static uint64_t random_number(void)
+{
+	static uint64_t random;
+
+	if (!random) {
+		const char *seed = getenv("WEFT_SEED");
+
+		random = seed ? strtoull(seed, NULL, 10) : now_ns(CLOCK_REALTIME);
+	}
+	random = random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+	return random >> 33;
+}
+
+/* Zeroes that stay the same memory in fork children. */
+PROG_UNUSED static void *shared_memory(size_t size)
+{
+	return OK(mmap(
+		NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+}
 
 /* Points nowhere, and the compiler cannot know it. */
 PROG_UNUSED static void *volatile bad_pointer = (void *)8;

@@ -480,6 +480,7 @@ TEST(Futex, AWaiterAndAWakerMeetAfterAnyOfTheirInstructions)
 			return !load_acquire(&b->lock.word) && !list_empty(&b->waiters);
 		};
 		long lost = 0, met = 0, compared_later = 0;
+		bool asleep = false; // from then on it is the waker that has the lock
 
 		sa.sa_sigaction = Stepped::on_step;
 		sa.sa_flags = SA_SIGINFO;
@@ -489,13 +490,14 @@ TEST(Futex, AWaiterAndAWakerMeetAfterAnyOfTheirInstructions)
 		weft_futex_requeue(&word, 0, 0, &word, nullptr, false);
 		with_lock.reserve(1000);
 		Stepped::at_each_step = [&](long n) {
-			if (load_relaxed(&b->lock.word))
+			if (load_relaxed(&b->lock.word) && !load_relaxed(&asleep))
 				with_lock.push_back(n);
 		};
 		{
 			Stepped waiter(-1, wait);
 
 			until(waits);
+			store_seq_cst(&asleep, true);
 			wake();
 		}
 		Stepped::at_each_step = nullptr;

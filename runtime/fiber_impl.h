@@ -88,13 +88,16 @@ struct fiber {
 	uint8_t tried;       /* (o) enum weft_tried: what the front door found out */
 	uint8_t creating;    /* (o) enum weft_creating: inside libc's pthread_create */
 	uint8_t accepted;    /* (o) connections in a row, without giving way */
-	uint8_t interruptible;  /* (o) a signal may end this park */
-	uint8_t accounted;      /* (a) its CPU time is read at every switch */
-	uint8_t bind_due;       /* (a) 0, or an enum weft_bind_reason and 1 */
-	struct carrier *helper; /* (a) stands on this helper's kernel thread */
-	struct carrier *bound;  /* (a) has this one for life; bind.c */
-	int kernel_tid;         /* (a) its id, once that has the fiber's attributes */
-	uint64_t looked;        /* (o) the turn of its last look in vain */
+	uint8_t heard;       /* (o) waits for a peer since it asked where that runs */
+	uint8_t returns;     /* (o) from a helper: not behind the whole queue */
+	uint8_t interruptible;   /* (o) a signal may end this park */
+	uint8_t accounted;       /* (a) its CPU time is read at every switch */
+	uint8_t bind_due;        /* (a) 0, or an enum weft_bind_reason and 1 */
+	struct carrier *helper;  /* (a) stands on this helper's kernel thread */
+	struct carrier *bound;   /* (a) has this one for life; bind.c */
+	struct carrier *follows; /* (o) goes there when it is ready next, or NULL */
+	int kernel_tid;          /* (a) its id, once that has the fiber's attributes */
+	uint64_t looked;         /* (o) the turn of its last look in vain */
 
 	/* An operation in a ring, or a wait in an epoll set. Owned by its carrier. */
 	struct carrier *io_carrier;
@@ -190,6 +193,7 @@ struct carrier {
 	void *commit_arg;
 
 	uint64_t looked_tsc; /* (o) when it looked at ring, inbox and timers */
+	unsigned cpu;        /* (a) where it was then */
 	uint64_t turn_tsc;   /* (o) since when it runs what was first in its queue */
 	struct fiber *next;  /* (a) ready, and before the queue */
 	struct runq runq;

@@ -97,6 +97,7 @@ static bool back_commit(struct fiber *f, void *arg)
 {
 	(void)arg;
 	store_seq_cst(&f->helper, NULL);
+	f->returns = 1;
 	weft_unpark(f);
 	return true;
 }

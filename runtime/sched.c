@@ -288,6 +288,19 @@ static struct fiber *inbox_take(struct carrier *c)
 	return rev;
 }
 
+/*
+ * One that comes back from a helper has waited for a disk. What it holds, and who waits
+ * for that, need not wait for a round of the queue as well: natively a thread that slept
+ * is soon given a CPU. One of them at each look, so that the queue moves on. (MariaDB
+ * with 4,096 connections, at their first queries: who closes a table synchronizes a file
+ * with a mutex held. The last of ten such had an answer after eight seconds.)
+ */
+static void ready_returned(struct carrier *c, struct fiber *f)
+{
+	f->returns = 0;
+	ready_next(c, f);
+}
+
 /* What others gave to `from` becomes ready on c, the calling carrier. */
 static bool inbox_drain(struct carrier *c, struct carrier *from)
 {
@@ -303,7 +316,10 @@ static bool inbox_drain(struct carrier *c, struct carrier *from)
 			weft_sched_give(from, rev);
 		} else {
 			weft_count(c, REMOTE);
-			weft_sched_ready(c, rev);
+			if (unlikely(rev->returns))
+				ready_returned(c, rev);
+			else
+				weft_sched_ready(c, rev);
 		}
 		rev = next;
 	}
@@ -536,7 +552,7 @@ static struct fiber *steal(struct carrier *c)
 			return f;
 		if (kept && inbox_drain(c, v)) {
 			weft_count(c, STEALS);
-			return runq_pop(&c->runq);
+			return ready_take(c);
 		}
 	}
 	return NULL;

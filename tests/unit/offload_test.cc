@@ -49,6 +49,43 @@ TEST(Offload, RunsElsewhereAndComesBackWithTheResult)
 	});
 }
 
+// Who waits for what it holds, waits for it: natively, a thread that slept runs soon. Of
+// the rounds, as its helper may be interrupted between the call and the way back.
+TEST(Offload, WhoComesBackDoesNotWaitForTheWholeQueue)
+{
+	on_runtime({1}, [] {
+		enum { QUEUE = 300, ROUNDS = 30 };
+		static uint64_t turns, at_end;
+		std::vector<uint64_t> waited;
+		Fibers fibers;
+		bool done = false;
+
+		for (int i = 0; i < QUEUE; i++)
+			fibers.start([&] {
+				while (!done) {
+					turns++;
+					compute(5000);
+					weft_yield();
+				}
+			});
+		fibers.start([&] {
+			for (int i = 0; i < ROUNDS; i++) {
+				weft_offload(
+					[](void *) {
+						at_end = load_relaxed(&turns);
+						return 0l;
+					},
+					nullptr);
+				waited.push_back(turns - at_end);
+			}
+			done = true;
+		});
+		fibers.join();
+		std::sort(waited.begin(), waited.end());
+		EXPECT_LT(waited[ROUNDS / 2], QUEUE / 2u);
+	});
+}
+
 TEST(Offload, ThreadLocalsTravelAlong)
 {
 	on_runtime({2}, [] {

@@ -370,14 +370,6 @@ TEST_F(StealOnTwoCpus, ABacklogThatLastsWakesASleepingCarrier)
 
 // There is no monitor in these: without what they test nobody would ever be helped.
 
-void compute(uint64_t ns)
-{
-	uint64_t until = weft_now_ns() + ns;
-
-	while (weft_now_ns() < until)
-		__builtin_ia32_pause();
-}
-
 // Computes before it sleeps or after, until carrier 1 sleeps; then wakes one, and
 // computes until that has run.
 void computes_and_wakes(uint64_t before_ns, uint64_t after_ns)

@@ -224,6 +224,14 @@ inline uint64_t in_ms(uint64_t ms)
 	return weft_now_ns() + ms * 1000000;
 }
 
+inline void compute(uint64_t ns)
+{
+	uint64_t until = weft_now_ns() + ns;
+
+	while (weft_now_ns() < until)
+		__builtin_ia32_pause();
+}
+
 // ---- what a process has
 
 // The numbers in a folder of /proc/self, without that of the look itself.

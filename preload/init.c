@@ -236,7 +236,7 @@ __attribute__((constructor(101))) static void inspect(void)
 	else if (!state.options.bases_by_gs)
 		weft_bases_use_selectors(); /* or it stays as it is */
 	weft_real_init();
-	weft_clock_init(getauxval(AT_SYSINFO_EHDR));
+	weft_vdso_init(getauxval(AT_SYSINFO_EHDR));
 	why = check_machine();
 	why = why ? why : check_layout();
 	why = why ? why : check_dsos();

@@ -143,6 +143,8 @@ static void reset(struct fiber *f, uintptr_t fs_base)
 	f->attention = f->give_way = 0;
 	f->interruptible = 0;
 	f->accepted = 0;
+	f->heard = 0;
+	f->follows = NULL;
 	f->io_carrier = NULL;
 	f->io_pending = 0;
 	f->io_words = 0;

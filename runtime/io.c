@@ -339,6 +339,8 @@ static long op_wait(struct op *op, enum weft_park_reason reason, int *ret_fd)
 	case WEFT_WAKE_INTERRUPT:
 		return -EINTR;
 	default:
+		if (op->kind == OP_RECV || op->kind == OP_POLL)
+			weft_follow_peer(f, op->fd);
 		return f->io_res;
 	}
 }

@@ -604,6 +604,7 @@ static void watch_backlog(struct carrier *c)
 static void look_outside(struct carrier *c)
 {
 	c->looked_tsc = weft_tsc();
+	store_relaxed(&c->cpu, weft_cpu_here());
 	inbox_drain(c, c);
 	sig_inbox_drain(c);
 	if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE)
@@ -1133,6 +1134,27 @@ static void share(struct carrier *c)
 	weft_sched_wake_one(c);
 }
 
+/*
+ * To the carrier that runs where its peer does (follow.c), where that costs nobody more
+ * than it helps: not one that sleeps, as waking it is dearer; nor one that computes, or
+ * has the longer queue.
+ */
+static bool follow(struct carrier *c, struct fiber *f)
+{
+	struct carrier *to = f->follows;
+
+	f->follows = NULL;
+	if (to == c || !c || c->kind != CARRIER_FULL || to->kind != CARRIER_FULL ||
+		load_relaxed(&to->odd))
+		return false;
+	if ((load_relaxed(&to->sleeping) || ready_on(to) > ready_on(c) || computes(to)) &&
+		!weft_rt.config.stress_shuffle)
+		return false;
+	weft_count(c, FOLLOWED);
+	weft_sched_post(to, f);
+	return true;
+}
+
 static void unpark(struct fiber *f, bool next)
 {
 	struct carrier *c = (struct carrier *)weft_rdgsbase();
@@ -1166,6 +1188,8 @@ static void unpark(struct fiber *f, bool next)
 			return;
 		}
 	}
+	if (unlikely(f->follows) && !next && follow(c, f))
+		return;
 	if (likely(c && c->kind == CARRIER_FULL)) {
 		if (next && c->current)
 			ready_next(c, f);

@@ -129,9 +129,11 @@ __attribute__((used)) void *memcpy(void *restrict d, const void *restrict s, siz
 	return d;
 }
 
-/* ---- clocks --------------------------------------------------------------- */
+/* ---- the vDSO: clocks, and where we are
+ * --------------------------------------------------------------- */
 
 int (*weft_vdso_clock_gettime)(int, struct timespec *);
+static int (*vdso_getcpu)(unsigned *, unsigned *, void *);
 
 static const void *vdso_symbol(uintptr_t base, const char *want)
 {
@@ -172,11 +174,25 @@ static const void *vdso_symbol(uintptr_t base, const char *want)
 	return NULL;
 }
 
-void weft_clock_init(uintptr_t vdso)
+void weft_vdso_init(uintptr_t vdso)
 {
-	if (vdso)
-		weft_vdso_clock_gettime = (int (*)(int, struct timespec *))vdso_symbol(
-			vdso, "__vdso_clock_gettime");
+	if (!vdso)
+		return;
+	weft_vdso_clock_gettime = (int (*)(int, struct timespec *))vdso_symbol(
+		vdso, "__vdso_clock_gettime");
+	vdso_getcpu = (int (*)(unsigned *, unsigned *, void *))vdso_symbol(
+		vdso, "__vdso_getcpu");
+}
+
+unsigned weft_cpu_here(void)
+{
+	unsigned cpu = 0;
+
+	if (likely(vdso_getcpu))
+		vdso_getcpu(&cpu, NULL, NULL);
+	else
+		weft_sys3(SYS_getcpu, (long)&cpu, 0, 0);
+	return cpu;
 }
 
 int weft_clock_get(int clock, struct timespec *ret)

@@ -91,15 +91,17 @@ struct weft_ksigaction {
 long weft_sys_map(size_t len, int prot, int flags);
 long weft_sys_unmap(void *addr, size_t len);
 
-/* CLOCK_MONOTONIC in nanoseconds, through the vDSO when weft_clock_init found one. */
+/* CLOCK_MONOTONIC in nanoseconds, through the vDSO when weft_vdso_init found one. */
 uint64_t weft_now_ns(void);
 /* clock_gettime for any clock; 0 or -EXXX. */
 struct timespec;
 int weft_clock_get(int clock, struct timespec *ret);
 /* The vDSO's, NULL until found. */
 extern int (*weft_vdso_clock_gettime)(int, struct timespec *);
-/* Looks the vDSO's clock_gettime up; `vdso` is AT_SYSINFO_EHDR or 0. */
-void weft_clock_init(uintptr_t vdso);
+/* Looks the vDSO's functions up; `vdso` is AT_SYSINFO_EHDR or 0. */
+void weft_vdso_init(uintptr_t vdso);
+/* The CPU that the caller runs on: getcpu(2). It may be another one by now. */
+unsigned weft_cpu_here(void);
 
 /* One line on stderr, made on the stack, written by one write(2). */
 void weft_log(const char *line);

@@ -27,6 +27,27 @@ long wake_one(uint32_t &word)
 	return weft_futex_wake(&word, 1, UINT32_MAX, false);
 }
 
+std::vector<int> usable_cpus()
+{
+	std::vector<int> result;
+	cpu_set_t all;
+
+	OK(sched_getaffinity(0, sizeof all, &all));
+	for (int i = 0; i < CPU_SETSIZE; i++)
+		if (CPU_ISSET(i, &all))
+			result.push_back(i);
+	return result;
+}
+
+void move_to(int tid, int cpu)
+{
+	cpu_set_t one;
+
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	OK(sched_setaffinity(tid, sizeof one, &one));
+}
+
 // ---- order
 
 TEST(Sched, YieldRunsTheOthersFirstInTurn)
@@ -544,6 +565,69 @@ TEST(Steal, OnOneCpuASingleFiberStaysWhereItIs)
 		}
 	});
 	OK(sched_setaffinity(0, sizeof all, &all));
+}
+
+// ---- peers
+
+// Where whoever writes to a socket runs, there its reader goes.
+TEST(Follow, AFiberGoesToTheCpuOfItsPeer)
+{
+	std::vector<int> cpus = usable_cpus();
+
+	if (cpus.size() < 2)
+		GTEST_SKIP() << "one CPU";
+	on_runtime({2}, [&] {
+		std::atomic<int> peers_cpu{-1};
+		std::atomic<bool> done{false};
+		int fd[2], carrier = -1;
+		Fibers fibers;
+
+		tcp_pair(fd);
+		for (int i = 0; i < 2; i++)
+			move_to(weft_rt.carrier[i]->tid, cpus[(size_t)i]);
+		// Both have others to run all the time, and none has many.
+		for (int i = 0; i < 6; i++)
+			fibers.start_on((unsigned)i % 2, [&] {
+				while (!done) {
+					compute(5000);
+					weft_yield();
+				}
+			});
+		fibers.start_on(0, [&] {
+			char c;
+
+			for (int wanted : {1, 0, 1}) {
+				uint64_t end = in_ms(10000);
+
+				peers_cpu = cpus[(size_t)wanted];
+				do {
+					EXPECT_EQ(write(fd[0], "x", 1), 1);
+					EXPECT_EQ(weft_io_recv(fd[0], &c, 1, 0, nullptr,
+							  nullptr, WEFT_TRIED_NOT),
+						1);
+					carrier = (int)carrier_id();
+				} while (carrier != wanted && weft_now_ns() < end);
+				EXPECT_EQ(carrier, wanted);
+			}
+			EXPECT_GE(counted(WEFT_COUNTER_FOLLOWED), 3u);
+			done = true;
+			OK(shutdown(fd[0], SHUT_WR));
+		});
+		std::thread peer([&] {
+			int on = -1;
+			char c;
+
+			while (read(fd[1], &c, 1) == 1) {
+				if (on != peers_cpu) {
+					on = peers_cpu;
+					move_to(0, on);
+				}
+				EXPECT_EQ(write(fd[1], &c, 1), 1);
+			}
+		});
+		fibers.join();
+		peer.join();
+	});
 }
 
 // ---- stuck carriers

@@ -112,7 +112,7 @@ TEST(Clock, AgreesWithLibcWithoutTheVdso)
 TEST(Clock, AgreesWithLibcThroughTheVdso)
 {
 	in_child([] {
-		weft_clock_init(getauxval(AT_SYSINFO_EHDR));
+		weft_vdso_init(getauxval(AT_SYSINFO_EHDR));
 		compare_clocks();
 	});
 }

@@ -52,7 +52,8 @@ static __attribute__((noinline)) struct disguise put_on(const pthread_mutex_t *m
 	if (!f || !weft_libc.tid || held_as_itself(m, *own))
 		return d;
 	weft_fiber_in_weft(f, true);
-	tid = weft_proxy_tid();
+	tid = weft_proxy_tid(
+		__atomic_load_n(&m->__data.__kind, __ATOMIC_RELAXED) & INHERIT);
 	weft_leave(f);
 	if (tid) {
 		d.tid = own;

@@ -6,8 +6,9 @@
  * that the thread registered and marks what it held. A fiber's id means nothing to the
  * kernel. So a fiber that locks such a mutex gets a proxy, until it ends: a kernel thread
  * that sleeps, has registered the fiber's robust list as its own, and lends its id to
- * glibc for the length of each call (mutex.c). It dies with the process and at no other
- * time; what it holds then is marked exactly as natively. The fiber itself stays free to
+ * glibc for the length of each call (mutex.c). It dies with the process, or with a fiber
+ * that has locked what inherits priorities; what it holds then is marked exactly as
+ * natively. The fiber itself stays free to
  * run on any carrier: the kernel does not care who writes the words. Calls that the
  * kernel accepts from the owner alone (FUTEX_LOCK_PI, FUTEX_UNLOCK_PI) are made by the
  * proxy.
@@ -37,6 +38,7 @@ struct proxy {
 	struct carrier *c;     /* (c) its kernel thread */
 	struct proxy *next;    /* (c) every proxy ever made */
 	struct fiber *owner;   /* (lock) NULL: in the pool */
+	bool inherits;         /* (o) its owner has locked what inherits priorities */
 	struct fiber *waiter;  /* of the call it makes */
 	long nr, args[6], ret; /* of that call */
 	uint32_t posted;       /* (a) the call is to be made */
@@ -61,6 +63,16 @@ static void make_call(struct proxy *p, struct fiber *f)
 	store_seq_cst(&f->helper, NULL);
 }
 
+/* A call for all threads must not wait for this one (signal_broadcast.c). */
+static void leave(struct carrier *c)
+{
+	weft_lock(&weft_rt.threads_lock);
+	store_release(&c->over, true);
+	weft_unlock(&weft_rt.threads_lock);
+	for (;;)
+		weft_sys1(SYS_exit, 0);
+}
+
 static void proxy_main(void *arg)
 {
 	struct proxy *p = ((struct carrier *)arg)->proxy;
@@ -69,6 +81,8 @@ static void proxy_main(void *arg)
 		while (!load_acquire(&p->posted)) /* [proxy-call] */
 			weft_sys4(SYS_futex, (long)&p->posted, FUTEX_WAIT_PRIVATE, 0, 0);
 		store_relaxed(&p->posted, 0);
+		if (p->nr == SYS_exit)
+			leave(p->c);
 		struct fiber *f = p->waiter;
 
 		make_call(p, f);
@@ -77,13 +91,18 @@ static void proxy_main(void *arg)
 	}
 }
 
+static void post(struct proxy *p)
+{
+	store_release(&p->posted, 1); /* [proxy-call] */
+	weft_sys3(SYS_futex, (long)&p->posted, FUTEX_WAKE_PRIVATE, 1);
+}
+
 static bool call_commit(struct fiber *f, void *arg)
 {
 	struct proxy *p = arg;
 
 	p->waiter = f;
-	store_release(&p->posted, 1); /* [proxy-call] */
-	weft_sys3(SYS_futex, (long)&p->posted, FUTEX_WAKE_PRIVATE, 1);
+	post(p);
 	return true;
 }
 
@@ -130,6 +149,20 @@ out_unmap:
 	return NULL;
 }
 
+/* False: no kernel thread can be made. */
+static bool made_again(struct carrier *c)
+{
+	bool made;
+
+	weft_carrier_join(c);
+	weft_lock(&weft_rt.threads_lock);
+	store_relaxed(&c->over, false);
+	made = !weft_carrier_spawn(c, proxy_main);
+	store_relaxed(&c->over, !made);
+	weft_unlock(&weft_rt.threads_lock);
+	return made;
+}
+
 static struct proxy *take(struct fiber *f)
 {
 	struct proxy *p;
@@ -143,8 +176,12 @@ static struct proxy *take(struct fiber *f)
 	else
 		id = ++count;
 	weft_unlock(&lock);
-	if (p || !(p = make(id)))
+	if (p && (!load_relaxed(&p->c->over) || made_again(p->c)))
 		return p;
+	if (p)
+		store_release(&p->owner, NULL);
+	if (p || !(p = make(id)))
+		return NULL;
 	p->owner = f;
 	weft_lock(&lock);
 	p->next = all;
@@ -154,18 +191,21 @@ static struct proxy *take(struct fiber *f)
 	return p;
 }
 
-int weft_proxy_tid(void)
+int weft_proxy_tid(bool inherits)
 {
 	struct fiber *f = weft_fiber_here();
 
-	if (f->proxy)
+	if (f->proxy) {
+		f->proxy->inherits |= inherits;
 		return f->proxy->c->tid;
+	}
 	/* It has one already, which has its list (bind.c). */
 	if (f->bound)
 		return f->bound->tid == f->tid ? 0 : f->bound->tid;
 	f->proxy = take(f);
 	if (!f->proxy)
 		return 0;
+	f->proxy->inherits = inherits;
 	lend_list(f->proxy, f->robust_head, f->robust_len);
 	return f->proxy->c->tid;
 }
@@ -210,14 +250,35 @@ long weft_home_futex(const long args[6])
 	return r;
 }
 
-/* The fiber ends: what it still holds is marked, and the kernel forgets its list. */
+/* On a helper: it takes the kernel a moment, and others run meanwhile. */
+static long end_thread(void *arg)
+{
+	struct proxy *p = arg;
+
+	p->nr = SYS_exit;
+	post(p);
+	weft_carrier_join(p->c);
+	store_relaxed(&p->c->tid, 0); /* the kernel may give it to anybody */
+	return 0;
+}
+
+/*
+ * The fiber ends: what it still holds is marked, and the kernel forgets its list. What
+ * inherits priorities is told by the kernel to whoever waits for it, when its owner ends
+ * (exit_pi_state_list in kernel/futex/core.c), and what is not robust stays locked in the
+ * name of nobody: so the proxy ends as well, and marks the rest itself.
+ */
 int weft_proxy_drop(struct fiber *f)
 {
 	struct proxy *p = f->proxy;
 	int tid = p->c->tid;
 
-	weft_futex_walk_robust(f->robust_head, f->robust_len, tid);
-	lend_list(p, NULL, f->robust_len);
+	if (p->inherits) {
+		weft_offload_ending(end_thread, p);
+	} else {
+		weft_futex_walk_robust(f->robust_head, f->robust_len, tid);
+		lend_list(p, NULL, f->robust_len);
+	}
 	f->proxy = NULL;
 	store_release(&p->owner, NULL);
 	return tid;

@@ -139,7 +139,7 @@ long weft_offload_ending(long (*fn)(void *arg), void *arg);
  * The kernel thread id that stands for the calling fiber in locks that processes share,
  * or 0: its own is as good, or no kernel thread is to be had.
  */
-int weft_proxy_tid(void);
+int weft_proxy_tid(bool inherits);
 /* Is there a kernel thread that the kernel takes for the owner of the fiber's locks? */
 bool weft_proxy_serves(const struct fiber *f);
 /* Must it be that kernel thread that waits for the word, as it would natively? */

@@ -32,6 +32,9 @@ enum {
 	POLL_EVERY = 32,    /* switches between two looks at ring, inbox and timers */
 	LOOK_NS = 300000,   /* … for those that give way */
 	SPILL_REFILL = RUNQ_SIZE / 2,
+	EACH_NS = 200, /* for each that waits, a turn is longer */
+	MORE_NS = 40,  /* … for each of more than MANY */
+	MANY = 256,
 	LEVEL_FROM = 8,     /* a queue that is 9/8 of ours and this is too long */
 	LEVEL_AT_ONCE = 64, /* of it, at each look */
 };
@@ -43,7 +46,7 @@ static const uint64_t LOOK_TSC = LOOK_NS * 5 / 2;
 static const uint64_t WAKER_TSC = WAKER_NS * 5 / 2;
 /* How long a turn may last while others wait, by the call that could end it. */
 static const uint64_t TURN_TSC[] = {
-	[WEFT_TURN_ANSWER] = 150000 * 5 / 2,
+	[WEFT_TURN_ANSWER] = 20000 * 5 / 2, /* … and longer: turn_tsc() */
 	[WEFT_TURN_REQUEST] = 600000 * 5 / 2,
 	[WEFT_TURN_LOCK] = 2400000 * 5 / 2,
 };
@@ -696,25 +699,39 @@ static void ask_way(struct carrier *c)
 }
 
 /*
+ * The longer the queue, the longer all wait anyway, and the less of what a fiber needs is
+ * still in the cache when it is its turn again: more is done at a time.
+ */
+static uint64_t turn_tsc(const struct carrier *c, enum weft_turn at)
+{
+	uint64_t n = at == WEFT_TURN_ANSWER ? ready_on(c) : 0;
+	uint64_t more = n > MANY ? n - MANY : 0;
+
+	return TURN_TSC[at] + ((n - more) * EACH_NS + more * MORE_NS) * 5 / 2;
+}
+
+/*
  * A call of the calling fiber was done without waiting. Where the peers are on the same
  * CPUs, the kernel runs the one that was just written to, and its next request is there
  * before the fiber asks for it: fiber and peer go on for as long as the kernel likes, and
  * all others wait. That is the cheapest way to serve them, and the most unfair one. Not
  * from its first call on: a turn goes from one fiber to whom it wakes.
  *
- * (MariaDB, a local sysbench on the same two CPUs, by turns of 300, 150, 100 and 60 us,
- * its own pool 1: transactions with 128 connections 1.10, 0.95, 0.93, 0.91, with 1,024
- * 1.58, 1.26, 1.05, 0.92; 99th percentile 2.0, 1.3, 1.1, 1.05 and 2.0, 1.3, 1.1, 1.3.)
+ * (MariaDB, a local sysbench on the same two CPUs, its own pool 1; runs of four seconds,
+ * by turns of 60 us and 0.04 for each that waits / 20 us and 0.15 for each, 150 at most:
+ * transactions with 16, 128, 1,024, 4,096 connections 1.28, 1.19, 1.23, 1.27
+ * / 1.23, 1.15, 1.22, 1.17; 99th percentile 1.3, 1.2, 0.75, 1.05 / 0.9, 0.83, 0.96, 1.14.
+ * With 0.4 us for all: 1.1, 1.3, 0.93, 0.93; 1.1, 0.68, 1.02, 1.06.)
  *
  * It ends where an answer was given, as nobody waits for this one then. Who has taken a
  * request in hand has somebody waiting, for one more round of the whole queue (of 1,024
- * connections one answer in fifty took that): it goes on to its answer, or for four
+ * connections one answer in fifty took that): it goes on to its answer, or for many
  * turns.
  *
  * Who wakes somebody at a lock may hold others, and whoever waits for these waits for as
- * long as this one does: turns end there only after sixteen. (MariaDB with 4,096
- * connections that have spoken before: 99th percentile 1.8 and 1.0 s as at other
- * calls, 1.1 and 0.8 with this; its own pool 0.8 and 0.6.)
+ * long as this one does: turns end there much later. (MariaDB with 4,096 connections that
+ * have spoken before: 99th percentile 1.8 and 1.0 s as at other calls, 1.1 and 0.8 with
+ * this; its own pool 0.8 and 0.6.)
  */
 void weft_sched_turn(enum weft_turn at)
 {
@@ -722,6 +739,8 @@ void weft_sched_turn(enum weft_turn at)
 	uint64_t now = weft_tsc();
 
 	if (likely(now - c->turn_tsc < TURN_TSC[at]))
+		return;
+	if (now - c->turn_tsc < turn_tsc(c, at))
 		return;
 	c->turn_tsc = now;
 	if (c->kind != CARRIER_FULL || c->current->flags & FIBER_PINNED ||

@@ -14,7 +14,6 @@
 #include <linux/io_uring.h>
 #include <signal.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -66,19 +65,12 @@ static int try_calls(void)
 	return r == -EPERM || r == -ENOSYS ? (int)r : 0;
 }
 
-/* What follow.c asks; refused in whatever way but death it costs nothing. */
-static int try_question(void)
-{
-	weft_sys5(SYS_getsockopt, -1, SOL_SOCKET, SO_INCOMING_CPU, 0, 0);
-	return 0;
-}
-
 /*
  * The same in a child, which may die of it. A process of its own, not one that
  * shares our memory: a core dump ended everybody who shares it until Linux 5.16. It
  * announces itself to nobody (no SIGCHLD) and leaves no core.
  */
-static int try_in_child(int (*try)(void))
+static int try_in_child(void)
 {
 	int status = 0;
 	long pid = weft_sys5(SYS_clone, 0, 0, 0, 0, 0);
@@ -87,7 +79,7 @@ static int try_in_child(int (*try)(void))
 		struct rlimit none = {0, 0};
 
 		weft_sys4(SYS_prlimit64, 0, RLIMIT_CORE, (long)&none, 0);
-		weft_sys1(SYS_exit_group, -try() & 0x7f);
+		weft_sys1(SYS_exit_group, -try_calls() & 0x7f);
 	}
 	if (weft_sys_failed(pid))
 		return (int)pid;
@@ -107,17 +99,15 @@ static void use_epoll(int why)
 int weft_engine_choose(void)
 {
 	enum weft_engine wanted = weft_rt.config.engine;
-	bool may_die = filtered();
 	int err;
 
-	weft_rt.asks = !may_die || !try_in_child(try_question);
 	refusal = 0;
 	weft_rt.engine = WEFT_ENGINE_IO_URING;
 	if (wanted == WEFT_ENGINE_EPOLL) {
 		use_epoll(0);
 		return 0;
 	}
-	err = may_die ? try_in_child(try_calls) : 0;
+	err = filtered() ? try_in_child() : 0;
 	if (err && wanted == WEFT_ENGINE_IO_URING)
 		return err;
 	if (err)

@@ -39,7 +39,7 @@ void weft_follow_peer(struct fiber *f, int fd)
 	int cpu = -1, len = sizeof cpu;
 
 	if (likely(++f->heard % ASK_EVERY && !weft_rt.config.stress_shuffle) ||
-		weft_rt.cpus < 2 || !weft_rt.asks ||
+		weft_rt.cpus < 2 || load_relaxed(&weft_rt.carriers) < 2 ||
 		f->flags & (FIBER_PINNED | FIBER_MAIN))
 		return;
 	/* Not a socket, or of a kind that does not know. */

@@ -16,7 +16,6 @@ struct runtime {
 	bool running;
 	struct weft_config config;
 	enum weft_engine engine; /* (c) never AUTO */
-	bool asks;               /* (c) may ask where peers run: follow.c */
 	unsigned cpus;
 	unsigned carriers;                           /* (a) grows */
 	struct carrier *carrier[WEFT_CARRIER_TABLE]; /* (c) */

@@ -80,9 +80,11 @@ static long raw_futex(void)
 {
 	return raw(SYS_futex, (long)word, 0 /* WAIT */, 0, 0);
 }
+/* Whoever is in its handler just now, or on its way back, is not woken. */
 static void let_futex(void)
 {
-	syscall(SYS_futex, word, 1 /* WAKE */, 1);
+	while (OK(syscall(SYS_futex, word, 1 /* WAKE */, 1)) == 0)
+		usleep(200);
 }
 static long raw_flock(void)
 {

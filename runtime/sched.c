@@ -719,9 +719,9 @@ static uint64_t turn_tsc(const struct carrier *c, enum weft_turn at)
  *
  * (MariaDB, a local sysbench on the same two CPUs, its own pool 1; runs of four seconds,
  * by turns of 60 us and 0.04 for each that waits / 20 us and 0.15 for each, 150 at most:
- * transactions with 16, 128, 1,024, 4,096 connections 1.28, 1.19, 1.23, 1.27
- * / 1.23, 1.15, 1.22, 1.17; 99th percentile 1.3, 1.2, 0.75, 1.05 / 0.9, 0.83, 0.96, 1.14.
- * With 0.4 us for all: 1.1, 1.3, 0.93, 0.93; 1.1, 0.68, 1.02, 1.06.)
+ * transactions with 16, 128, 1,024, 4,096 connections 1.25, 1.19, 1.24, 1.27
+ * / 1.20, 1.15, 1.22, 1.17; 99th percentile 1.3, 1.2, 0.75, 1.05 / 0.93, 0.84,
+ * 0.96, 1.13. With 0.4 us for all: 1.10, 1.30, 0.93, 0.93; 1.1, 0.68, 1.02, 1.06.)
  *
  * It ends where an answer was given, as nobody waits for this one then. Who has taken a
  * request in hand has somebody waiting, for one more round of the whole queue (of 1,024

@@ -7,8 +7,7 @@
  * A mutex that processes share and that is robust or inherits priorities is owned by
  * kernel thread id. Around libc's code for such a one the thread's id in its control
  * block, from which libc takes the owner, is that of the fiber's proxy (proxy.c).
- * What else the fiber holds does not see it, but for signal handlers during a wait
- * (README, limitations).
+ * What else the fiber holds does not see it, nor do signal handlers during a wait.
  */
 #include <linux/futex.h>
 #include <pthread.h>
@@ -28,6 +27,7 @@ static inline void count(const pthread_mutex_t *m)
 }
 
 struct disguise {
+	struct fiber *f;
 	int *tid; /* in the thread control block; NULL: as it is */
 	int own;
 };
@@ -45,7 +45,7 @@ static bool held_as_itself(const pthread_mutex_t *m, int own)
 
 static __attribute__((noinline)) struct disguise put_on(const pthread_mutex_t *m)
 {
-	struct disguise d = {NULL, 0};
+	struct disguise d = {NULL, NULL, 0};
 	struct fiber *f = weft_enter_fiber(); /* also in a cancelled thread's clean-up */
 	int tid, *own = (int *)(weft_rdfsbase() + weft_libc.tid);
 
@@ -56,8 +56,10 @@ static __attribute__((noinline)) struct disguise put_on(const pthread_mutex_t *m
 		__atomic_load_n(&m->__data.__kind, __ATOMIC_RELAXED) & INHERIT);
 	weft_leave(f);
 	if (tid) {
+		d.f = f;
 		d.tid = own;
 		d.own = *own;
+		weft_fiber_lent_id(f, own);
 		__atomic_store_n(own, tid, __ATOMIC_RELAXED);
 	}
 	return d;
@@ -65,8 +67,10 @@ static __attribute__((noinline)) struct disguise put_on(const pthread_mutex_t *m
 
 static inline void take_off(struct disguise *d)
 {
-	if (__builtin_expect(d->tid != NULL, 0))
-		__atomic_store_n(d->tid, d->own, __ATOMIC_RELAXED);
+	if (__builtin_expect(d->tid == NULL, 1))
+		return;
+	__atomic_store_n(d->tid, d->own, __ATOMIC_RELAXED);
+	weft_fiber_lent_id(d->f, NULL);
 }
 
 static inline struct disguise for_mutex(const pthread_mutex_t *m)
@@ -75,7 +79,7 @@ static inline struct disguise for_mutex(const pthread_mutex_t *m)
 
 	if (__builtin_expect(kind & SHARED && kind & (ROBUST | INHERIT), 0))
 		return put_on(m);
-	return (struct disguise){NULL, 0};
+	return (struct disguise){NULL, NULL, 0};
 }
 
 WEFT_EXPORT int pthread_mutex_lock(pthread_mutex_t *m)

@@ -144,6 +144,7 @@ static void reset(struct fiber *f, uintptr_t fs_base)
 	f->interruptible = 0;
 	f->accepted = 0;
 	f->heard = 0;
+	f->lent_id = NULL;
 	f->follows = NULL;
 	f->io_carrier = NULL;
 	f->io_pending = 0;
@@ -355,6 +356,12 @@ int *weft_fiber_clear_tid(const struct fiber *f)
 void weft_fiber_set_vector_live(struct fiber *f, bool live)
 {
 	f->vector_live = live;
+}
+
+void weft_fiber_lent_id(struct fiber *f, int *id)
+{
+	f->own_id = id ? *id : 0;
+	f->lent_id = id;
 }
 
 void weft_fiber_set_tried(struct fiber *f, uint8_t tried)

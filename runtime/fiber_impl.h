@@ -128,6 +128,8 @@ struct fiber {
 	int *clear_tid;
 	void *robust_head;
 	struct proxy *proxy; /* (o) the kernel thread that owns its foreign locks */
+	int *lent_id;        /* (o) where libc sees that one's id just now, or NULL */
+	int own_id;          /* (o) … instead of this one */
 	size_t robust_len;
 
 	uint32_t index;      /* (c) in the table */

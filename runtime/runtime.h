@@ -102,6 +102,11 @@ bool weft_fs_found(void);
 void weft_fiber_set_vector_live(struct fiber *f, bool live);
 /* A vfork-like clone follows: until the parent is seen again, bypass. */
 void weft_fiber_expect_vm_child(struct fiber *f, bool may_outlive);
+/*
+ * *id, the calling fiber's in its control block, is not its own for a while: handlers
+ * that run meanwhile see the one it has now. NULL: it is its own again.
+ */
+void weft_fiber_lent_id(struct fiber *f, int *id);
 /* What the front door found out (enum weft_tried), to be taken once by the site. */
 void weft_fiber_set_tried(struct fiber *f, uint8_t tried);
 uint8_t weft_fiber_take_tried(struct fiber *f);

@@ -5,9 +5,11 @@
  * about the same time. What the first thread locked before there was another one, and
  * beside others: when it dies, and when it does not. Then what a signal does to such a
  * wait, and to one for a mutex that inherits priorities: the handler runs while it lasts,
- * and the wait goes on.
+ * knows its thread by its other locks, and the wait goes on, or is left by a jump.
  */
 #include "prog.h"
+
+#include <setjmp.h>
 
 #define WAITERS 6
 #define ROUNDS  60
@@ -18,12 +20,21 @@ static struct shared {
 	int waiting; /* (a) how many are about to lock */
 } * shared;
 
-static int handled; /* (a) */
+static int handled;          /* (a) */
+static int knew_itself;      /* (a) */
+static pthread_mutex_t mine; /* recursive, of who waits */
+static sigjmp_buf *leaves;   /* of who waits; NULL: it goes on */
 
 static void on_signal(int sig)
 {
 	(void)sig;
+	if (pthread_mutex_trylock(&mine) == 0) {
+		ZERO(pthread_mutex_unlock(&mine));
+		__atomic_fetch_add(&knew_itself, 1, __ATOMIC_SEQ_CST);
+	}
 	__atomic_fetch_add(&handled, 1, __ATOMIC_SEQ_CST);
+	if (leaves)
+		siglongjmp(*leaves, 1);
 }
 
 static void init(void)
@@ -134,9 +145,26 @@ static void *locks(void *arg)
 {
 	pthread_mutex_t *m = arg;
 
+	ZERO(pthread_mutex_lock(&mine));
 	__atomic_fetch_add(&shared->waiting, 1, __ATOMIC_SEQ_CST);
 	ZERO(pthread_mutex_lock(m));
 	ZERO(pthread_mutex_unlock(m));
+	ZERO(pthread_mutex_unlock(&mine));
+	return NULL;
+}
+
+static void *jumps_out(void *arg)
+{
+	sigjmp_buf here;
+
+	ZERO(pthread_mutex_lock(&mine));
+	if (!sigsetjmp(here, 1)) {
+		leaves = &here;
+		__atomic_fetch_add(&shared->waiting, 1, __ATOMIC_SEQ_CST);
+		pthread_mutex_lock(arg);
+	}
+	leaves = NULL;
+	say("left by a jump: %s", err_name(pthread_mutex_unlock(&mine)));
 	return NULL;
 }
 
@@ -243,7 +271,7 @@ static void *interrupts(void *arg)
 
 	ZERO(pthread_mutex_lock(m));
 	shared->waiting = 0;
-	handled = 0;
+	handled = knew_itself = 0;
 	t = start(locks, m);
 	wait_for(1);
 	for (int i = 0; i < 5; i++) {
@@ -252,10 +280,26 @@ static void *interrupts(void *arg)
 			n < 5000 && __atomic_load_n(&handled, __ATOMIC_SEQ_CST) <= i; n++)
 			usleep(1000);
 	}
-	say("while it waits: %d of 5 handled, %s", handled,
-		pthread_mutex_trylock(m) ? "held still" : "not held");
+	say("while it waits: %d of 5 handled, %d knew their thread, %s", handled,
+		knew_itself, pthread_mutex_trylock(m) ? "held still" : "not held");
 	ZERO(pthread_mutex_unlock(m));
 	finish(t);
+	return NULL;
+}
+
+/* Held by us; who waits for it does not get it. */
+static void *is_left(void *arg)
+{
+	pthread_mutex_t *m = arg;
+	pthread_t t;
+
+	ZERO(pthread_mutex_lock(m));
+	shared->waiting = 0;
+	t = start(jumps_out, m);
+	wait_for(1);
+	ZERO(pthread_kill(t, SIGUSR1));
+	finish(t);
+	ZERO(pthread_mutex_unlock(m));
 	return NULL;
 }
 
@@ -274,6 +318,7 @@ static void *interrupts_bound(void *arg)
 int main(void)
 {
 	struct sigaction sa = {.sa_handler = on_signal};
+	pthread_mutexattr_t ma;
 
 	init();
 	first_thread_dies(true);
@@ -282,11 +327,16 @@ int main(void)
 	afresh(held_since_before);
 	killed();
 	OK(sigaction(SIGUSR1, &sa, NULL));
+	ZERO(pthread_mutexattr_init(&ma));
+	ZERO(pthread_mutexattr_settype(&ma, PTHREAD_MUTEX_RECURSIVE));
+	ZERO(pthread_mutex_init(&mine, &ma));
 	interrupts(&shared->robust);
 	interrupts(&shared->inherits);
 	on_thread(interrupts, &shared->robust);
 	on_thread(interrupts, &shared->inherits);
 	on_thread(interrupts_bound, &shared->robust);
 	on_thread(interrupts_bound, &shared->inherits);
+	on_thread(is_left, &shared->robust);
+	on_thread(is_left, &shared->inherits);
 	return 0;
 }

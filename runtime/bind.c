@@ -69,12 +69,7 @@ static void end(struct carrier *c)
 {
 	if (c->id < BOUND_ID)
 		return;
-	/* A call for all threads must not wait for this one (signal_broadcast.c). */
-	weft_lock(&weft_rt.threads_lock);
-	store_release(&c->over, true);
-	weft_unlock(&weft_rt.threads_lock);
-	for (;;)
-		weft_sys1(SYS_exit, 0);
+	weft_carrier_end(c);
 }
 
 static void sleep_until(struct carrier *c, uint64_t deadline)
@@ -144,9 +139,7 @@ static struct carrier *make(struct fiber *f)
 	if (!c)
 		goto out;
 	c->bound = f;
-	store_relaxed(&c->over, false);
 	if (weft_carrier_spawn(c, bound_main)) {
-		store_relaxed(&c->over, true);
 		if (fresh)
 			weft_carrier_free(c);
 		c = NULL;

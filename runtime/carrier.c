@@ -283,6 +283,7 @@ int weft_carrier_spawn(struct carrier *c, void (*fn)(void *))
 {
 	const unsigned long flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND |
 				    CLONE_THREAD | CLONE_SYSVSEM | CLONE_CHILD_CLEARTID;
+	bool was_over = c->over;
 	uint64_t all = ~0ull, mask;
 	long tid;
 
@@ -293,15 +294,30 @@ int weft_carrier_spawn(struct carrier *c, void (*fn)(void *))
 	/* Until it has a GS base of its own the child must not run a handler. */
 	weft_sys4(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all, (long)&mask, 8);
 	c->lives = 1;
+	store_relaxed(&c->over, false);
 	tid = weft_clone_thread(flags, c->sched_top, start, c, &c->lives);
 	weft_sys4(SYS_rt_sigprocmask, SIG_SETMASK, (long)&mask, 0, 8);
 	if (weft_sys_failed(tid)) {
 		c->lives = 0;
+		store_relaxed(&c->over, was_over);
 		return (int)tid;
 	}
 	/* Others may have to reach it before it runs. */
 	store_relaxed(&c->tid, (int)tid);
 	return 0;
+}
+
+/*
+ * Ends the calling kernel thread, which weft_carrier_spawn may make again. From here on
+ * no call for all threads waits for it (signal_broadcast.c).
+ */
+void weft_carrier_end(struct carrier *c)
+{
+	weft_lock(&weft_rt.threads_lock);
+	store_release(&c->over, true);
+	weft_unlock(&weft_rt.threads_lock);
+	for (;;)
+		weft_sys1(SYS_exit, 0);
 }
 
 /* Waits until the kernel thread has left its stack for good. */

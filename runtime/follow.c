@@ -4,12 +4,12 @@
  * Who writes to a socket of this machine wakes the reader, and the kernel lets a reader
  * that last ran on another CPU wait there: an interrupt for each answer, which is dear on
  * a virtual machine. A kernel thread and its peer find each other by the kernel's
- * wake-affine rules. A carrier serves hundreds of peers, and
- * each goes on finding its fiber on another one: of the wake-ups by MariaDB with 128
- * connections of a local sysbench 54 in 100 went to another CPU at first, and 12 after
- * half a minute. So the fiber goes to its peer: the kernel knows on which CPU what it
- * received last was sent (SO_INCOMING_CPU, socket(7); for what comes by a network card,
- * whose interrupts that CPU serves, which is as good a place).
+ * wake-affine rules. A carrier serves hundreds of peers, and each goes on finding its
+ * fiber on another one: of the wake-ups by MariaDB with 128 connections of a local
+ * sysbench 54 in 100 went to another CPU at first, and 12 after half a minute. So the
+ * fiber goes to its peer: the kernel knows on which CPU what it received last was sent
+ * (SO_INCOMING_CPU, socket(7); for what comes by a network card, whose interrupts that
+ * CPU serves, which is as good a place).
  *
  * By turns, pool 1, without / with: transactions 0.96/1.22 with 128 connections, 99th
  * percentile 1.02/0.75.

@@ -63,16 +63,6 @@ static void make_call(struct proxy *p, struct fiber *f)
 	store_seq_cst(&f->helper, NULL);
 }
 
-/* A call for all threads must not wait for this one (signal_broadcast.c). */
-static void leave(struct carrier *c)
-{
-	weft_lock(&weft_rt.threads_lock);
-	store_release(&c->over, true);
-	weft_unlock(&weft_rt.threads_lock);
-	for (;;)
-		weft_sys1(SYS_exit, 0);
-}
-
 static void proxy_main(void *arg)
 {
 	struct proxy *p = ((struct carrier *)arg)->proxy;
@@ -82,7 +72,7 @@ static void proxy_main(void *arg)
 			weft_sys4(SYS_futex, (long)&p->posted, FUTEX_WAIT_PRIVATE, 0, 0);
 		store_relaxed(&p->posted, 0);
 		if (p->nr == SYS_exit)
-			leave(p->c);
+			weft_carrier_end(p->c);
 		struct fiber *f = p->waiter;
 
 		make_call(p, f);
@@ -156,9 +146,7 @@ static bool made_again(struct carrier *c)
 
 	weft_carrier_join(c);
 	weft_lock(&weft_rt.threads_lock);
-	store_relaxed(&c->over, false);
 	made = !weft_carrier_spawn(c, proxy_main);
-	store_relaxed(&c->over, !made);
 	weft_unlock(&weft_rt.threads_lock);
 	return made;
 }

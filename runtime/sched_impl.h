@@ -56,6 +56,7 @@ void weft_carrier_enter(struct carrier *c);
 void weft_carrier_leave(struct carrier *c);
 void weft_carrier_stop_tick(struct carrier *c);
 void weft_carrier_resume_tick(struct carrier *c);
+void weft_carrier_end(struct carrier *c) __attribute__((noreturn));
 void weft_carrier_join(struct carrier *c);
 int weft_carrier_spawn(struct carrier *c, void (*fn)(void *));
 void weft_carrier_kick(struct carrier *c); /* a signal that restarts calls */

@@ -129,8 +129,7 @@ __attribute__((used)) void *memcpy(void *restrict d, const void *restrict s, siz
 	return d;
 }
 
-/* ---- the vDSO: clocks, and where we are
- * --------------------------------------------------------------- */
+/* ---- the vDSO ------------------------------------------------------------- */
 
 int (*weft_vdso_clock_gettime)(int, struct timespec *);
 static int (*vdso_getcpu)(unsigned *, unsigned *, void *);

@@ -102,7 +102,9 @@ static void run_handler(struct fiber *f, const struct weft_ksigaction *act, int 
 	uint64_t mask = f->sig.mask | act->mask;
 	struct carrier *c = (struct carrier *)weft_rdgsbase();
 	uint8_t vector_live = f->vector_live, tried = f->tried, creating = f->creating;
-	int *lent = f->lent_id, id = lent ? *lent : 0, own = f->own_id;
+	/* SIGCANCEL: a wait that it ends takes its mutex again, in the proxy's name. */
+	int *lent = sig == KICK_EINTR ? NULL : f->lent_id;
+	int id = lent ? *lent : 0, own = f->own_id;
 
 	if (!(act->flags & SA_NODEFER))
 		mask |= BIT(sig);
@@ -115,9 +117,10 @@ static void run_handler(struct fiber *f, const struct weft_ksigaction *act, int 
 	weft_count(c, SIGNALS);
 	f->creating = 0;
 	/* One that is left by a jump leaves the thread its own id. */
-	if (unlikely(lent))
+	if (unlikely(lent)) {
 		*lent = own;
-	f->lent_id = NULL;
+		f->lent_id = NULL;
+	}
 	if (unlikely(deliverable(f)))
 		run_nested(f, act, uc, stack);
 	weft_fiber_in_weft(f, false);
@@ -126,10 +129,11 @@ static void run_handler(struct fiber *f, const struct weft_ksigaction *act, int 
 	f->vector_live = vector_live;
 	f->tried = tried;
 	f->creating = creating;
-	if (unlikely(lent))
+	if (unlikely(lent)) {
 		*lent = id;
-	f->own_id = own;
-	f->lent_id = lent;
+		f->own_id = own;
+		f->lent_id = lent;
+	}
 	weft_sig_set_mask(f, uc->sigmask);
 }
 

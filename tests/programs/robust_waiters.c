@@ -287,6 +287,54 @@ static void *interrupts(void *arg)
 	return NULL;
 }
 
+static void stays(void *arg)
+{
+	(void)arg;
+	__atomic_fetch_add(&shared->waiting, 1, __ATOMIC_SEQ_CST);
+	for (;;)
+		pause();
+}
+
+static void *waits_for_ever(void *arg)
+{
+	pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
+
+	ZERO(pthread_mutex_lock(arg));
+	__atomic_fetch_add(&shared->waiting, 1, __ATOMIC_SEQ_CST);
+	pthread_cleanup_push(stays, NULL);
+	for (;;)
+		pthread_cond_wait(&cond, arg);
+	pthread_cleanup_pop(0);
+	return NULL;
+}
+
+/* A wait that is cancelled takes the mutex again, and dies with it. */
+static void is_cancelled(pthread_mutex_t *m)
+{
+	int status, err;
+	pid_t pid;
+
+	shared->waiting = 0;
+	pid = OK(fork());
+	if (pid == 0) {
+		pthread_t t = start(waits_for_ever, m);
+
+		wait_for(1);
+		ZERO(pthread_cancel(t));
+		for (;;)
+			pause();
+	}
+	wait_for(2);
+	OK(kill(pid, SIGKILL));
+	OK(waitpid(pid, &status, 0));
+	err = pthread_mutex_trylock(m);
+	say("cancelled, then killed: %s", strerror(err));
+	if (err == EOWNERDEAD)
+		ZERO(pthread_mutex_consistent(m));
+	if (err == EOWNERDEAD || !err)
+		ZERO(pthread_mutex_unlock(m));
+}
+
 /* Held by us; who waits for it does not get it. */
 static void *is_left(void *arg)
 {
@@ -336,6 +384,8 @@ int main(void)
 	on_thread(interrupts, &shared->inherits);
 	on_thread(interrupts_bound, &shared->robust);
 	on_thread(interrupts_bound, &shared->inherits);
+	is_cancelled(&shared->robust);
+	is_cancelled(&shared->both);
 	on_thread(is_left, &shared->robust);
 	on_thread(is_left, &shared->inherits);
 	return 0;

@@ -16,6 +16,7 @@
 #include "../runtime/attributes.h"
 #include "../runtime/bind.h"
 #include "../runtime/futex.h"
+#include "../runtime/io.h"
 #include "../runtime/signals.h"
 #include "../runtime/sys.h"
 #include "enter.h"
@@ -181,9 +182,12 @@ static bool waits_in_kernel(const struct weft_call *c, unsigned nr)
 	}
 }
 
-static enum weft_turn turn_at(unsigned nr)
+static enum weft_turn turn_at(unsigned nr, int fd)
 {
 	switch (nr) {
+	case SYS_write:
+	case SYS_writev:
+		return weft_io_answers(fd) ? WEFT_TURN_ANSWER : WEFT_TURN_REQUEST;
 	case SYS_futex:
 		return WEFT_TURN_LOCK;
 	case SYS_read:
@@ -242,7 +246,7 @@ static void dispatch_fiber(struct weft_call *c)
 	if (ret == -EINTR || c->again)
 		weft_sig_mask_end();
 	if (weft_syscall_class[nr] == WEFT_PARKS)
-		weft_sched_turn(turn_at(nr));
+		weft_sched_turn(turn_at(nr, (int)r->rdi));
 	weft_fs_keep();
 	done(r, ret);
 	/* [attention] Cleared first, then looked at: a signal is seen by one of us. */

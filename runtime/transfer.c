@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "deadline.h"
 #include "signals.h"
@@ -731,9 +732,14 @@ long weft_io_try_read(int fd, void *buf, size_t len)
 	return only_for_sockets(fd, weft_io_try_recv(fd, buf, len, 0));
 }
 
+bool weft_io_answers(int fd)
+{
+	return fd > STDERR_FILENO && weft_fd_hint(fd) == WEFT_KIND_SOCKET;
+}
+
 long weft_io_try_write(int fd, const void *buf, size_t len)
 {
-	if (weft_fd_hint(fd) != WEFT_KIND_SOCKET || !len)
+	if (!weft_io_answers(fd) || !len)
 		return WEFT_FULL_PATH;
 	return only_for_sockets(fd, weft_io_try_send(fd, buf, len, 0));
 }

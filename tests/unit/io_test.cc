@@ -250,6 +250,28 @@ TEST(Transfer, FirstAttemptsSayWhatTheyFound)
 }
 
 // The habit of a descriptor must never hide what is there.
+// Who wrote a line into a log may hold the lock of that, and goes on to its answer.
+TEST(Transfer, AnAnswerGoesToASocketAndNotToALog)
+{
+	on_runtime({1}, [] {
+		int pair[2], pipe[2], file = OK(memfd_create("log", 0));
+		const int err = OK(dup(STDERR_FILENO));
+
+		unix_pair(pair);
+		OK(pipe2(pipe, 0));
+		for (int fd : {pair[0], pipe[1], file}) {
+			EXPECT_EQ(do_write(fd, "line", 4), 4);
+			EXPECT_EQ(weft_io_answers(fd), fd == pair[0]) << fd;
+		}
+		// A journal's socket, as systemd gives it to its services.
+		OK(dup2(pair[0], STDERR_FILENO));
+		EXPECT_EQ(do_write(STDERR_FILENO, "line", 4), 4);
+		const bool answers = weft_io_answers(STDERR_FILENO);
+		OK(dup2(err, STDERR_FILENO));
+		EXPECT_FALSE(answers);
+	});
+}
+
 TEST(Transfer, LearnedHabitsOnlyChangeTheWay)
 {
 	on_runtime({1}, [] {

@@ -197,6 +197,8 @@ struct carrier {
 	uint64_t looked_tsc; /* (o) when it looked at ring, inbox and timers */
 	unsigned cpu;        /* (a) where it was then */
 	uint64_t turn_tsc;   /* (o) since when it runs what was first in its queue */
+	uint64_t turn_cpu;   /* (o) its thread's CPU time when that was asked last … */
+	unsigned turn_run;   /* (o) … and `ticks` then */
 	struct fiber *next;  /* (a) ready, and before the queue */
 	struct runq runq;
 	struct fiber *spill_head, *spill_tail; /* (spill_lock) the queue's overflow */

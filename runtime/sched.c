@@ -32,9 +32,10 @@ enum {
 	POLL_EVERY = 32,    /* switches between two looks at ring, inbox and timers */
 	LOOK_NS = 300000,   /* … for those that give way */
 	SPILL_REFILL = RUNQ_SIZE / 2,
-	EACH_NS = 200, /* for each that waits, a turn is longer */
-	MORE_NS = 40,  /* … for each of more than MANY */
-	MANY = 256,
+	FEW = 64,      /* for each of more that wait, a turn is longer: */
+	EACH_NS = 200, /* by this, */
+	MANY = 256,    /* for each of more than these … */
+	MORE_NS = 40,  /* … by this */
 	LEVEL_FROM = 8,     /* a queue that is 9/8 of ours and this is too long */
 	LEVEL_AT_ONCE = 64, /* of it, at each look */
 };
@@ -700,14 +701,34 @@ static void ask_way(struct carrier *c)
 
 /*
  * The longer the queue, the longer all wait anyway, and the less of what a fiber needs is
- * still in the cache when it is its turn again: more is done at a time.
+ * still in the cache when it is its turn again: more is done at a time. Not where FEW
+ * wait. (MariaDB, 128 connections, its own pool 1: transactions 1.12 with longer turns
+ * there and 1.09 without, 99th percentile 0.96 and 0.85.)
  */
 static uint64_t turn_tsc(const struct carrier *c, enum weft_turn at)
 {
 	uint64_t n = at == WEFT_TURN_ANSWER ? ready_on(c) : 0;
 	uint64_t more = n > MANY ? n - MANY : 0;
+	uint64_t each = n > FEW ? n - FEW - more : 0;
 
-	return TURN_TSC[at] + ((n - more) * EACH_NS + more * MORE_NS) * 5 / 2;
+	return TURN_TSC[at] + (each * EACH_NS + more * MORE_NS) * 5 / 2;
+}
+
+/*
+ * Has the fiber had the CPU for its turn? Where many want it, the kernel takes it away
+ * from a carrier for many milliseconds, which is no reason to stop a fiber that may hold
+ * locks as soon as it goes on. It tells from the second time in a run on, as only the
+ * first one reads the clock. (MariaDB, the first second of 4,096 connections: mutexes
+ * were contended 1,100 to 1,800 times, 3,500 to 7,200 times without this.)
+ */
+static bool used_turn(struct carrier *c, enum weft_turn at)
+{
+	uint64_t cpu = weft_cpu_clock(c), since = c->turn_cpu;
+	bool again = c->turn_run == c->ticks;
+
+	c->turn_run = c->ticks;
+	c->turn_cpu = cpu;
+	return again && (cpu - since) * 5 / 2 >= TURN_TSC[at] / 2;
 }
 
 /*
@@ -745,6 +766,8 @@ void weft_sched_turn(enum weft_turn at)
 	c->turn_tsc = now;
 	if (c->kind != CARRIER_FULL || c->current->flags & FIBER_PINNED ||
 		!others_wait(c))
+		return;
+	if (at != WEFT_TURN_ANSWER && !used_turn(c, at))
 		return;
 	ask_way(c);
 }

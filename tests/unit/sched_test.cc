@@ -243,6 +243,32 @@ TEST(Sched, ATurnLastsLongerForWhoHoldsARequestOrALock)
 	});
 }
 
+// On a machine that is wanted by many, time goes by in which a carrier does not run.
+TEST(Sched, ATurnThatTheKernelTookIsNoReasonToStopWhoMayHoldALock)
+{
+	on_runtime({1}, [] {
+		Fibers fibers;
+		struct carrier *c = weft_carrier_self();
+		struct timespec turn = {0, 3000000};
+
+		fibers.start([] {});
+		for (enum weft_turn at : {WEFT_TURN_REQUEST, WEFT_TURN_LOCK}) {
+			c->turn_tsc = weft_tsc();
+			c->turn_run = c->ticks - 1;
+			for (int i = 0; i < 5; i++) {
+				weft_sys2(SYS_nanosleep, (long)&turn, 0);
+				weft_sched_turn(at);
+				EXPECT_FALSE(c->current->give_way) << "at " << at;
+			}
+		}
+		weft_sys2(SYS_nanosleep, (long)&turn, 0);
+		weft_sched_turn(WEFT_TURN_ANSWER);
+		EXPECT_TRUE(c->current->give_way);
+		c->current->give_way = 0;
+		store_relaxed(&c->called, 0);
+	});
+}
+
 TEST(Sched, AFiberThatNeverStopsYieldingDoesNotStarveTimersAndRing)
 {
 	on_runtime({1}, [] {

@@ -90,6 +90,7 @@ struct fiber {
 	uint8_t accepted;    /* (o) connections in a row, without giving way */
 	uint8_t heard;       /* (o) waits for a peer since it asked where that runs */
 	uint8_t returns;     /* (o) from a helper: not behind the whole queue */
+	uint8_t waited;      /* (o) in another carrier's queue: not behind this one's */
 	uint8_t interruptible;   /* (o) a signal may end this park */
 	uint8_t accounted;       /* (a) its CPU time is read at every switch */
 	uint8_t bind_due;        /* (a) 0, or an enum weft_bind_reason and 1 */

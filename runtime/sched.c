@@ -117,6 +117,29 @@ static void spill_push(struct carrier *c, struct fiber *f)
 	weft_unlock(&c->spill_lock);
 }
 
+/*
+ * A chain of n that have waited elsewhere, the oldest first: by turns with those that
+ * are here. Behind all of them it would wait a second time.
+ */
+static void spill_merge(struct carrier *c, struct fiber *chain, uint32_t n)
+{
+	struct fiber **at = &c->spill_head;
+
+	weft_lock(&c->spill_lock);
+	store_relaxed(&c->spill_count, c->spill_count + n);
+	while (chain) {
+		struct fiber *f = chain;
+
+		chain = f->qnext;
+		f->qnext = *at;
+		*at = f;
+		if (!f->qnext)
+			c->spill_tail = f;
+		at = f->qnext ? &f->qnext->qnext : &f->qnext;
+	}
+	weft_unlock(&c->spill_lock);
+}
+
 static struct fiber *spill_take(struct carrier *c)
 {
 	weft_lock(&c->spill_lock);
@@ -310,7 +333,8 @@ static bool inbox_drain(struct carrier *c, struct carrier *from)
 {
 	if (!load_relaxed(&from->inbox))
 		return false;
-	struct fiber *rev = inbox_take(from);
+	struct fiber *rev = inbox_take(from), *waited = NULL, **last = &waited;
+	uint32_t n = 0;
 
 	while (rev) {
 		struct fiber *next = rev->qnext;
@@ -320,13 +344,22 @@ static bool inbox_drain(struct carrier *c, struct carrier *from)
 			weft_sched_give(from, rev);
 		} else {
 			weft_count(c, REMOTE);
-			if (unlikely(rev->returns))
+			if (unlikely(rev->returns)) {
 				ready_returned(c, rev);
-			else
+			} else if (unlikely(rev->waited)) {
+				rev->waited = 0;
+				*last = rev;
+				last = &rev->qnext;
+				n++;
+			} else {
 				weft_sched_ready(c, rev);
+			}
 		}
 		rev = next;
 	}
+	*last = NULL;
+	if (n)
+		spill_merge(c, waited, n);
 	return true;
 }
 
@@ -454,6 +487,7 @@ static void level(struct carrier *c)
 	unsigned n = load_acquire(&weft_rt.carriers);
 	uint32_t mine = ready_on(c), most = 0;
 	struct carrier *longest = NULL;
+	struct fiber *first = NULL, **last = &first;
 	unsigned got = 0;
 
 	if (weft_rt.cpus < 2)
@@ -477,9 +511,13 @@ static void level(struct carrier *c)
 		f = unless_homely(longest, f, FIBER_MAIN | FIBER_PINNED);
 		if (!f)
 			continue;
-		weft_sched_ready(c, f);
+		*last = f;
+		last = &f->qnext;
 		got++;
 	}
+	*last = NULL;
+	if (got)
+		spill_merge(c, first, got);
 	count_stolen(c, got);
 }
 
@@ -811,8 +849,10 @@ bool weft_sched_retire(struct carrier *c)
 	}
 	fetch_or_seq_cst(&c->odd, ODD_RETIRED);
 	inbox_drain(c, c);
-	while ((f = ready_take(c)))
+	while ((f = ready_take(c))) {
+		f->waited = 1;
 		weft_sched_post(to, f);
+	}
 	weft_timers_move(c, to, false);
 	/* It may sleep until a later deadline than those it has now. */
 	weft_carrier_wake(to);

@@ -305,7 +305,8 @@ uint32_t queued_on(unsigned carrier)
 {
 	struct carrier *c = weft_rt.carrier[carrier];
 
-	return load_relaxed(&c->runq.tail) - load_relaxed(&c->runq.head);
+	return load_relaxed(&c->runq.tail) - load_relaxed(&c->runq.head) +
+	       load_relaxed(&c->spill_count);
 }
 
 TEST(Steal, ThiefTakesTheOlderHalf)
@@ -509,6 +510,91 @@ TEST_F(StealOnTwoCpus, ALongQueueIsSharedWithOneThatIsNeverIdle)
 TEST_F(StealOnTwoCpus, AQueueTwiceAsLongIsSharedToo)
 {
 	share_out(130, 70, 80);
+}
+
+// 1,000 young ones are ready on carrier 0, and `n` old ones on carrier 1, which gives
+// them away: how many young ones have run when the first and the 40th of these run on 0.
+struct Before {
+	int first, fortieth;
+};
+using Give = std::function<void(struct carrier *, std::atomic<bool> &hold)>;
+Before young_before_old(int n, const Give &give)
+{
+	void *shared = mmap(nullptr, sizeof(Before), PROT_READ | PROT_WRITE,
+		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	Before &before = *(Before *)shared;
+
+	before = {-1, -1};
+	on_runtime({2}, [&] {
+		Fibers fibers;
+		std::vector<struct fiber *> old, young;
+		std::atomic<bool> hold{true}, holding{false}, done{false};
+		int young_ran = 0, old_ran = 0;
+
+		// Made before: it takes so long that the monitor would see to the rest.
+		for (int i = 0; i < n; i++)
+			old.push_back(fibers.make([&] {
+				if (carrier_id() != 0)
+					return;
+				if (++old_ran == 1)
+					before.first = young_ran;
+				if (old_ran == 40) {
+					before.fortieth = young_ran;
+					done = true;
+				}
+			}));
+		for (int i = 0; i < 1000; i++)
+			young.push_back(fibers.make([&] { young_ran++; }));
+		weft_yield();
+		fibers.start_on(1, [&] {
+			for (struct fiber *f : old)
+				weft_fiber_start(f);
+			holding = true;
+			spin_until([&] { return !hold; });
+		});
+		spin_until([&] { return holding.load(); });
+		for (struct fiber *f : young)
+			weft_fiber_start(f);
+		fibers.start([&] { done = true; });
+		give(weft_rt.carrier[1], hold);
+		until([&] { return done.load(); });
+		hold = false;
+		fibers.join();
+	});
+	const Before result = before;
+	munmap(shared, sizeof(Before));
+	return result;
+}
+
+// They have waited already: not behind all that wait here.
+TEST_F(StealOnTwoCpus, TheOldestOfALongQueueAreNotTheYoungestOfAnother)
+{
+	const Before b =
+		young_before_old(2000, [](struct carrier *, std::atomic<bool> &) {});
+
+	EXPECT_GE(b.first, 0);
+	EXPECT_LT(b.first, 500);
+	EXPECT_LT(b.fortieth, 600);
+}
+
+// … but by turns with them.
+TEST_F(StealOnTwoCpus, ARetiringCarriersQueueIsNotBehindAllOfAnother)
+{
+	Before b = {-1, -1};
+
+	/* It stays when the other one is stuck at that moment. */
+	for (int i = 0; i < 50 && b.fortieth < 0; i++)
+		b = young_before_old(500, [](struct carrier *c, std::atomic<bool> &hold) {
+			c->ticks = 31; // it looks before it runs one of them
+			fetch_or_seq_cst(&c->odd, ODD_RETIRING);
+			hold = false;
+			spin_until(
+				[&] { return !(load_seq_cst(&c->odd) & ODD_RETIRING); });
+		});
+	EXPECT_GE(b.first, 0);
+	EXPECT_LT(b.first, 500);
+	EXPECT_LT(b.fortieth, 600);
+	EXPECT_GT(b.fortieth, b.first + 20);
 }
 
 // Carrier 1 has nothing more to do and sees one behind somebody who computes.

@@ -32,10 +32,10 @@ enum {
 	POLL_EVERY = 32,    /* switches between two looks at ring, inbox and timers */
 	LOOK_NS = 300000,   /* … for those that give way */
 	SPILL_REFILL = RUNQ_SIZE / 2,
-	FEW = 64,      /* for each of more that wait, a turn is longer: */
-	EACH_NS = 200, /* by this, */
-	MANY = 256,    /* for each of more than these … */
-	MORE_NS = 40,  /* … by this */
+	FEW = 64,           /* for each of more that wait, a turn is longer: */
+	EACH_NS = 200,      /* by this, */
+	MANY = 256,         /* for each of more than these … */
+	MORE_NS = 40,       /* … by this */
 	LEVEL_FROM = 8,     /* a queue that is 9/8 of ours and this is too long */
 	LEVEL_AT_ONCE = 64, /* of it, at each look */
 };

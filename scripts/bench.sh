@@ -156,16 +156,24 @@ one_sleep() {
 	done
 }
 
-one_hogs() {
-	local mode key ms
+# hogs_on NAME CPU: on that CPU, or on all. There nobody is favoured: in a session of
+# greater weight the kernel leaves the thread that makes the others without a CPU.
+hogs_on() {
+	local name=$1 pin=$2 favoured=$favoured mode key ms
+	[ -n "$pin" ] || favoured=false
 	for ms in "${hog_pauses[@]}"; do
 		for mode in "${modes[@]}"; do
 			micro "$mode" hogs 1000 2 "$hogged" "$ms" || continue
 			for key in answers p50_us p99_us computed; do
-				sample "hogs${ms}_$key" "$mode" "${result[$key]}"
+				sample "hogs${ms}_${name}_$key" "$mode" "${result[$key]}"
 			done
 		done
 	done
+}
+
+one_hogs() {
+	hogs_on one "$pin"
+	[ "$(nproc)" -eq 1 ] || hogs_on all ''
 }
 
 one_echo() {
@@ -269,7 +277,7 @@ row() {
 }
 
 table() {
-	local n
+	local n on note
 	echo '| on one core | native | weft | weft is better by |'
 	echo '|---|---|---|---|'
 	row 'create + join' serial ns less
@@ -287,11 +295,15 @@ table() {
 	row '... late, p99' sleep_p99_us us less
 	row '... CPU per wake' sleep_cpu_us_per_wake us less
 	for n in "${hog_pauses[@]}"; do
-		row "1,000 threads ask every $n ms, or answer, beside two that compute: p50" \
-			"hogs${n}_p50_us" us less
-		row '... p99' "hogs${n}_p99_us" us less
-		row '... answers' "hogs${n}_answers" '' more
-		row '... what the two get done' "hogs${n}_computed" '' more
+		for on in one all; do
+			note=
+			[ "$on" = one ] || note=', on all CPUs'
+			row "1,000 threads ask every $n ms, or answer, beside two that compute$note: p50" \
+				"hogs${n}_${on}_p50_us" us less
+			row '... p99' "hogs${n}_${on}_p99_us" us less
+			row '... answers' "hogs${n}_${on}_answers" '' more
+			row '... what the two get done' "hogs${n}_${on}_computed" '' more
+		done
 	done
 	for n in "${echo_conns[@]}"; do
 		row "echo, connections: $(with_commas "$n"); server CPU per request" \
@@ -359,7 +371,7 @@ echo
 cat <<END
 Made by \`scripts/bench.sh --rounds $rounds\` on $(nproc) CPUs of
 "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)", Linux $(uname -r);
-server, generator and micro benchmarks all on CPU 0; medians (min..max).
+server, generator and micro benchmarks all on CPU 0, but where a row says otherwise; medians (min..max).
 END
 if [ "$failures" -gt 0 ]; then
 	echo

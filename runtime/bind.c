@@ -21,6 +21,7 @@
 #include "bind.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <linux/futex.h>
 #include <sys/prctl.h>
 #include <time.h>
@@ -98,7 +99,7 @@ struct fiber *weft_bound_next(struct carrier *c)
 		if (!load_relaxed(&c->bound))
 			end(c);
 		if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE &&
-			weft_timers_run(c, weft_now_ns()))
+			weft_timers_run(c, weft_now_ns(), UINT_MAX))
 			continue;
 		sleep_until(c, load_seq_cst(&c->timers.first));
 	}

@@ -21,6 +21,7 @@
 #include "engine.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <linux/futex.h>
 
 #include "signals.h"
@@ -31,6 +32,8 @@ enum {
 	WAKER_NS = 300000,  /* after its begin whom a turn wakes is behind the queue */
 	POLL_EVERY = 32,    /* switches between two looks at ring, inbox and timers */
 	LOOK_NS = 300000,   /* … for those that give way */
+	TIMERS_MOST = 32,   /* that fire at each look, less by those that are ready … */
+	TIMERS_LEAST = 8,   /* … but these */
 	SPILL_REFILL = RUNQ_SIZE / 2,
 	FEW = 64,           /* for each of more that wait, a turn is longer: */
 	EACH_NS = 200,      /* by this, */
@@ -643,16 +646,31 @@ static void watch_backlog(struct carrier *c)
 
 /* ---- the loop ------------------------------------------------------------- */
 
+/*
+ * Of those whose time has come while the carrier did not run, not all at once: what they
+ * begin is behind all of them, and its end behind all that they began. Who has begun goes
+ * first. (1,000 threads ask every 25 ms, or answer, beside two that compute: 99th
+ * percentile of the answers 0.74 and 0.29 ms on two CPUs, 1.4 and 0.35 on one; natively
+ * 0.33 and 0.45.)
+ */
+static unsigned run_timers(struct carrier *c)
+{
+	uint32_t n = ready_on(c);
+
+	return weft_timers_run(c, weft_now_ns(),
+		n < TIMERS_MOST - TIMERS_LEAST ? TIMERS_MOST - n : TIMERS_LEAST);
+}
+
 static void look_outside(struct carrier *c)
 {
 	c->looked_tsc = weft_tsc();
 	store_relaxed(&c->cpu, weft_cpu_here());
 	inbox_drain(c, c);
 	sig_inbox_drain(c);
-	if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE)
-		weft_timers_run(c, weft_now_ns());
 	if (weft_engine_pending(c))
 		weft_engine_flush(c);
+	if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE)
+		run_timers(c);
 	if (unlikely(load_relaxed(&c->odd)))
 		return;
 	level(c);
@@ -958,7 +976,7 @@ static struct fiber *wait_for_held(struct carrier *c)
 		inbox_drain(c, c);
 		sig_inbox_drain(c);
 		if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE)
-			weft_timers_run(c, weft_now_ns());
+			weft_timers_run(c, weft_now_ns(), UINT_MAX);
 		weft_engine_reap(c);
 		for (uint32_t n = weft_sched_queued(c); n--;) {
 			f = ready_take(c);
@@ -1025,8 +1043,7 @@ static struct fiber *next_fiber(struct carrier *c)
 		c->backlog_tsc = 0;
 		if (inbox_drain(c, c) || sig_inbox_drain(c))
 			continue;
-		if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE &&
-			weft_timers_run(c, weft_now_ns()))
+		if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE && run_timers(c))
 			continue;
 		if (weft_engine_reap(c))
 			continue;

@@ -150,7 +150,7 @@ void weft_vector_area_put(void *area);
 /* timer.c */
 void weft_timers_init(struct timer_heap *h);
 void weft_timers_free(struct timer_heap *h);
-int weft_timers_run(struct carrier *c, uint64_t now);
+unsigned weft_timers_run(struct carrier *c, uint64_t now, unsigned most);
 /* Places those anew that move with a clock; are there any? Their carrier is to look. */
 bool weft_timers_clock_set(struct timer_heap *h);
 /*

@@ -222,15 +222,15 @@ static bool not_yet(struct timer_heap *h)
 	return true;
 }
 
-/* Fires what is due on c; returns how many. Runs on c's own scheduler. */
-int weft_timers_run(struct carrier *c, uint64_t now)
+/* Fires at most that many of those due on c; returns how many. On c's own scheduler. */
+unsigned weft_timers_run(struct carrier *c, uint64_t now, unsigned most)
 {
 	struct timer_heap *h = &c->timers;
-	int fired = 0;
+	unsigned fired = 0;
 
 	if (load_relaxed(&h->first) > now)
 		return 0;
-	for (;;) {
+	while (fired < most) {
 		struct fiber *f = NULL;
 		bool claimed = false;
 
@@ -253,10 +253,11 @@ int weft_timers_run(struct carrier *c, uint64_t now)
 		}
 		weft_unlock(&h->lock);
 		if (!f)
-			return fired;
+			break;
 		weft_count(c, TIMEOUTS);
 		fired++;
 		if (claimed)
 			weft_unpark(f);
 	}
+	return fired;
 }

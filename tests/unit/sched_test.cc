@@ -243,6 +243,54 @@ TEST(Sched, ATurnLastsLongerForWhoHoldsARequestOrALock)
 	});
 }
 
+// The time of 200 has come while their carrier did not run. Each asks, and waits for the
+// answer: the first ones have it before the last ones ask.
+TEST(Sched, WhoHasBegunGoesBeforeThoseWhoseTimeHasCome)
+{
+	on_runtime({1}, [] {
+		const int n = 200;
+		Fibers fibers;
+		const uint64_t at = in_ms(20);
+		int sleeping = 0, waiting = 0, most = 0, answered = 0;
+
+		for (int i = 0; i < n; i++) {
+			int fd[2];
+
+			unix_pair(fd);
+			fibers.start([&, asks = fd[0]] {
+				char c = 0;
+
+				sleeping++;
+				weft_sleep_until(at);
+				most = std::max(most, ++waiting);
+				EXPECT_EQ(weft_io_send(asks, &c, 1, 0, nullptr, 0,
+						  WEFT_TRIED_NOT),
+					1);
+				EXPECT_EQ(weft_io_recv(asks, &c, 1, 0, nullptr, nullptr,
+						  WEFT_TRIED_NOT),
+					1);
+				waiting--;
+				answered++;
+			});
+			fibers.start([answers = fd[1]] {
+				char c;
+
+				EXPECT_EQ(weft_io_recv(answers, &c, 1, 0, nullptr,
+						  nullptr, WEFT_TRIED_NOT),
+					1);
+				EXPECT_EQ(weft_io_send(answers, &c, 1, 0, nullptr, 0,
+						  WEFT_TRIED_NOT),
+					1);
+			});
+		}
+		until([&] { return sleeping == n; });
+		spin_until([&] { return weft_now_ns() > at; });
+		fibers.join();
+		EXPECT_EQ(answered, n);
+		EXPECT_LT(most, n / 2);
+	});
+}
+
 // On a machine that is wanted by many, time goes by in which a carrier does not run.
 TEST(Sched, ATurnThatTheKernelTookIsNoReasonToStopWhoMayHoldALock)
 {

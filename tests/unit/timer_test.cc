@@ -2,6 +2,7 @@
 #include "on_fibers.h"
 
 #include <algorithm>
+#include <climits>
 #include <map>
 
 namespace
@@ -83,7 +84,7 @@ TEST(TimerHeap, FiresInOrderOfDeadlines)
 	EXPECT_EQ(c->timers.count, 1000u);
 	uint64_t fired = 0, last = 0;
 	for (uint64_t now = 0; now <= 501; now++) {
-		fired += (uint64_t)weft_timers_run(c.get(), now);
+		fired += weft_timers_run(c.get(), now, UINT_MAX);
 		for (struct fiber *f : c.take_ready()) {
 			EXPECT_EQ(f->deadline, now) << "neither early nor late";
 			EXPECT_GE(f->deadline, last);
@@ -130,7 +131,7 @@ TEST(TimerHeap, AgreesWithAModelThroughRandomArmsAndDisarms)
 		}
 		if (random.one_in(50)) {
 			now += random.below(200);
-			int n = weft_timers_run(c.get(), now);
+			unsigned n = weft_timers_run(c.get(), now, UINT_MAX);
 			auto ready = c.take_ready();
 
 			ASSERT_EQ((size_t)n, ready.size());
@@ -169,7 +170,7 @@ TEST(TimerHeap, AFiberThatIsClaimedAlreadyIsNotWokenAgain)
 
 	weft_timer_arm(&fibers.f[0], 10);
 	ASSERT_TRUE(weft_claim(&fibers.f[0], WEFT_WAKE_DONE));
-	EXPECT_EQ(weft_timers_run(c.get(), 20), 1);
+	EXPECT_EQ(weft_timers_run(c.get(), 20, UINT_MAX), 1u);
 	EXPECT_TRUE(c.take_ready().empty());
 	EXPECT_EQ(fibers.f[0].wake & WAKE_STATE, (uint32_t)WEFT_WAKE_DONE);
 }

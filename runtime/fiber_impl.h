@@ -136,7 +136,6 @@ struct fiber {
 	uint32_t index;      /* (c) in the table */
 	uint32_t generation; /* (t) */
 	uint64_t ran;        /* (a) how long it ran before its last park, in TSC ticks */
-	uint32_t long_park;  /* (o) number of the last park after a long run */
 	uint64_t start_routine;
 	char name[16];
 	struct weft_attributes *attributes; /* (attributes lock) NULL: as its carrier */
@@ -228,7 +227,6 @@ struct carrier {
 	uint64_t held_since;   /* (a) … and since when */
 	int called; /* (a) others wait: the monitor kicks it, or a long turn ends */
 	uint64_t seen_switches;  /* (monitor) the switch counter at its last look */
-	uint64_t seen_cpu;       /* (monitor) its thread's CPU clock then, or 0 */
 	uint64_t stuck_since;    /* (timers.lock) */
 	uint64_t stuck_cpu;      /* (monitor) its kernel thread's CPU clock then */
 	uint64_t cpu_sampled_at; /* (o) its kernel thread's CPU clock at the last tick */

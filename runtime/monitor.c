@@ -46,7 +46,6 @@ enum {
 	QUIET_TICKS = 10,     /* with nothing to watch before the monitor sleeps */
 	SURPLUS_TICKS = 10,   /* with a carrier too many before one goes */
 	BUSY_TICKS = 10,      /* beside hogs, without a pause, before one comes */
-	SLOW_SWITCHES = 8,    /* in a tick, of a carrier whose fibers compute */
 	HOGS_LOOKED_AT = 256, /* stuck ones whose CPU clock is read; each a system call */
 	MONITOR_ID = 2001,
 };
@@ -64,11 +63,9 @@ struct look {
 	unsigned running, stuck, held, sleeping;
 	unsigned hogs;   /* of the stuck ones, those that compute */
 	unsigned busy;   /* of the running ones, those with more to do than one */
-	unsigned slow;   /* … those whose fibers compute, if each not for long */
 	unsigned queued; /* lengths of the stuck ones' queues */
 	unsigned wanted; /* running and sleeping ones there should be */
 	bool waiting;    /* somebody waits for a stuck carrier */
-	bool waits;      /* somebody waits in a ring, of one that runs or sleeps */
 	bool quiet;      /* nothing can become wrong without somebody waking us */
 };
 
@@ -121,24 +118,6 @@ static void look_at_stuck(struct carrier *c, struct look *l)
 	}
 }
 
-/*
- * Its fibers compute for a millisecond and more at a time. The CPU clock tells that from
- * a carrier that the kernel did not let run.
- */
-static void look_whether_slow(struct carrier *c, struct look *l)
-{
-	uint64_t before = c->seen_cpu;
-
-	c->seen_cpu = 0;
-	if (load_relaxed(&c->counters[WEFT_COUNTER_SWITCHES]) - c->seen_switches >
-		SLOW_SWITCHES)
-		return;
-	c->seen_cpu = weft_cpu_clock(c);
-	if (!before || c->seen_cpu - before < TICK_NS / 2)
-		return;
-	l->slow++;
-}
-
 static void look_at(struct carrier *c, struct look *l)
 {
 	int odd = load_seq_cst(&c->odd);
@@ -157,7 +136,6 @@ static void look_at(struct carrier *c, struct look *l)
 	}
 	if (load_seq_cst(&c->sleeping)) {
 		l->sleeping += !(odd & ODD_RETIRED);
-		l->waits |= weft_engine_waits(c) != 0;
 		return;
 	}
 	if (odd & ODD_STUCK || has_got_stuck(c)) {
@@ -168,8 +146,6 @@ static void look_at(struct carrier *c, struct look *l)
 	if (!(odd & ODD_RETIRED)) {
 		l->running++;
 		l->busy += weft_sched_queued(c) > 1;
-		l->waits |= weft_engine_waits(c) != 0;
-		look_whether_slow(c, l);
 	}
 	c->seen_switches = load_relaxed(&c->counters[WEFT_COUNTER_SWITCHES]);
 	fetch_or_seq_cst(&c->odd, ODD_WATCHED);
@@ -336,15 +312,10 @@ static void tick(void)
 	store_relaxed(&weft_rt.stuck, l.stuck + l.held);
 	l.wanted = company(&l);
 	available = l.running + l.sleeping;
-	/* One that sleeps in its ring: hand_over (sched.c) sees to that. */
-	if (l.waits && l.wanted <= l.slow && l.hogs + l.slow >= weft_rt.cpus)
-		l.wanted = l.slow + 1;
 	if (available < l.wanted) {
 		/* While some are pinned down, or compute, the others may be too few. */
 		l.waiting |= l.busy && l.held + l.stuck;
 		if (l.running && l.hogs > weft_rt.cpus)
-			add_one(&l);
-		if (l.waits && available <= l.slow)
 			add_one(&l);
 		/* One that went beside hogs, and these have ended. */
 		if (available + l.stuck + l.held < weft_rt.target)

@@ -29,14 +29,11 @@
 enum {
 	BACKLOG_NS = 50000, /* how long a queue may stand before another core is woken */
 	LONG_NS = 100000,   /* how long a run pays for waking another core */
-	SLOW_NS =
-		1000000, /* … and, twice in SLOW_PARKS, is for a carrier without waits */
-	SLOW_PARKS = 4,
-	WAKER_NS = 300000, /* after its begin whom a turn wakes is behind the queue */
-	POLL_EVERY = 32,   /* switches between two looks at ring, inbox and timers */
-	LOOK_NS = 300000,  /* … for those that give way */
-	TIMERS_MOST = 32,  /* that fire at each look, less by those that are ready … */
-	TIMERS_LEAST = 8,  /* … but these */
+	WAKER_NS = 300000,  /* after its begin whom a turn wakes is behind the queue */
+	POLL_EVERY = 32,    /* switches between two looks at ring, inbox and timers */
+	LOOK_NS = 300000,   /* … for those that give way */
+	TIMERS_MOST = 32,   /* that fire at each look, less by those that are ready … */
+	TIMERS_LEAST = 8,   /* … but these */
 	SPILL_REFILL = RUNQ_SIZE / 2,
 	FEW = 64,           /* for each of more that wait, a turn is longer: */
 	EACH_NS = 200,      /* by this, */
@@ -49,7 +46,6 @@ enum {
 /* The TSC runs at 2-4 GHz on every machine of these years: 2.5 is near enough. */
 static const uint64_t BACKLOG_TSC = BACKLOG_NS * 5 / 2;
 static const uint64_t LONG_TSC = LONG_NS * 5 / 2;
-static const uint64_t SLOW_TSC = SLOW_NS * 5 / 2;
 static const uint64_t LOOK_TSC = LOOK_NS * 5 / 2;
 static const uint64_t WAKER_TSC = WAKER_NS * 5 / 2;
 /* How long a turn may last while others wait, by the call that could end it. */
@@ -1006,52 +1002,6 @@ static struct fiber *wait_for_held(struct carrier *c)
 	return found;
 }
 
-/*
- * One that waits for work, not for a descriptor, and computes then: not after one long
- * run, in which the kernel may have run others, but after a second one of the last few.
- * f->wake numbers the parks.
- */
-static bool runs_long(struct fiber *f)
-{
-	uint32_t park = load_relaxed(&f->wake) / 8, before = f->long_park;
-
-	if (likely(load_relaxed(&f->ran) <= SLOW_TSC) || f->reason != WEFT_REASON_FUTEX)
-		return false;
-	f->long_park = park;
-	return before && park - before <= SLOW_PARKS;
-}
-
-static bool has_waits(const struct carrier *c)
-{
-	return weft_engine_waits(c) || load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE;
-}
-
-/*
- * f computes, and who waits in c's ring or for its timers would not be seen until it
- * parks. A carrier that sleeps and has nobody to see to takes it. (pigz -p2 | md5sum: its
- * writer waited in the ring for the pipe, behind a block that is compressed for 4 ms. It
- * took 1.3 to 1.8 times as long.)
- */
-static bool hand_over(struct carrier *c, struct fiber *f)
-{
-	unsigned n = load_acquire(&weft_rt.carriers);
-
-	if (!load_relaxed(&weft_rt.sleepers) ||
-		f->flags & (FIBER_MAIN | FIBER_PINNED | FIBER_BOUND) || !has_waits(c))
-		return false;
-	for (unsigned i = 0; i < n; i++) {
-		struct carrier *v = weft_rt.carrier[i];
-
-		if (v == c || v->kind != CARRIER_FULL || load_relaxed(&v->odd) ||
-			!load_relaxed(&v->sleeping) || has_waits(v))
-			continue;
-		weft_count(c, HANDED_OVER);
-		weft_sched_post(v, f);
-		return true;
-	}
-	return false;
-}
-
 static struct fiber *next_fiber(struct carrier *c)
 {
 	struct fiber *f;
@@ -1080,8 +1030,6 @@ static struct fiber *next_fiber(struct carrier *c)
 		c->turn_tsc = c->run_tsc;
 		f = runq_pop(&c->runq);
 		if (likely(f)) {
-			if (unlikely(runs_long(f)) && hand_over(c, f))
-				continue;
 			watch_backlog(c);
 			return f;
 		}
@@ -1101,8 +1049,6 @@ static struct fiber *next_fiber(struct carrier *c)
 			continue;
 		if (likely(!(load_relaxed(&c->odd) & (ODD_RETIRING | ODD_RETIRED)))) {
 			f = steal(c);
-			if (f && runs_long(f) && hand_over(c, f))
-				continue;
 			if (f)
 				return f;
 			if (load_relaxed(&weft_rt.stuck) && relieve(c))

@@ -520,40 +520,6 @@ TEST_F(StealOnTwoCpus, WhoHasComputedSharesWhomItWakesFromAFutex)
 	});
 }
 
-// While it computes nobody would see what comes for the one who waits in its carrier's
-// ring: it goes on where nobody waits.
-TEST_F(StealOnTwoCpus, WhoComputesIsHandedToAnIdleCarrierByOneThatHasWaits)
-{
-	on_runtime({2}, [] {
-		Fibers fibers;
-		uint32_t word = 0;
-		int fd[2], on = -1;
-
-		unix_pair(fd);
-		struct fiber *waits = fibers.start([&] {
-			char c;
-
-			EXPECT_EQ(weft_io_recv(fd[0], &c, 1, 0, nullptr, nullptr,
-					  WEFT_TRIED_NOT),
-				1);
-		});
-		until([&] { return is_parked(waits, WEFT_REASON_READ); });
-		const unsigned home = waits->io_carrier->id;
-		fibers.start_on(home, [&] {
-			for (int i = 0; i < 2; i++) {
-				EXPECT_EQ(carrier_id(), (int)home);
-				compute(3000000);
-				weft_futex_wait(&word, 0, UINT32_MAX, false, in_ms(5));
-			}
-			on = carrier_id();
-			OK((int)weft_sys3(SYS_write, fd[1], (long)"x", 1));
-		});
-		fibers.join();
-		EXPECT_NE(on, (int)home);
-		EXPECT_EQ(weft_rt.carrier[home]->counters[WEFT_COUNTER_HANDED_OVER], 1u);
-	});
-}
-
 // None of them ever waits, so that nobody steals: `on_0` and `on_1` of them begin on each
 // carrier, and in the end each has more than `least`.
 void share_out(unsigned on_0, unsigned on_1, unsigned least)

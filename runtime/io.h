@@ -50,9 +50,10 @@ enum weft_tried { WEFT_TRIED_NOT, WEFT_TRIED_BLOCKS, WEFT_TRIED_LIKELY };
 long weft_io_try_recv(int fd, void *buf, size_t len, int flags);
 long weft_io_try_send(int fd, const void *buf, size_t len, int flags);
 long weft_io_try_read(int fd, void *buf, size_t len);
+long weft_io_try_write(int fd, const void *buf, size_t len);
+
 /* What is written there is somebody's answer: a socket, and not where a log may go. */
 bool weft_io_answers(int fd);
-long weft_io_try_write(int fd, const void *buf, size_t len);
 
 /* The calls themselves. */
 long weft_io_read(int fd, const struct iovec *iov, int count, enum weft_tried tried);

@@ -249,7 +249,6 @@ TEST(Transfer, FirstAttemptsSayWhatTheyFound)
 	});
 }
 
-// The habit of a descriptor must never hide what is there.
 // Who wrote a line into a log may hold the lock of that, and goes on to its answer.
 TEST(Transfer, AnAnswerGoesToASocketAndNotToALog)
 {
@@ -272,6 +271,7 @@ TEST(Transfer, AnAnswerGoesToASocketAndNotToALog)
 	});
 }
 
+// The habit of a descriptor must never hide what is there.
 TEST(Transfer, LearnedHabitsOnlyChangeTheWay)
 {
 	on_runtime({1}, [] {

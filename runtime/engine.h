@@ -66,6 +66,8 @@ bool weft_ring_reap(struct carrier *c);            /* what is there already */
 void weft_ring_flush(struct carrier *c);           /* submit, run task work, reap */
 void weft_ring_wait(struct carrier *c, uint64_t deadline_ns);
 bool weft_ring_ready(const struct weft_ring *r);
+bool weft_ring_completed(const struct weft_ring *r);
+bool weft_ring_unsubmitted(const struct weft_ring *r);
 unsigned weft_ring_waits(const struct weft_ring *r);
 bool weft_ring_evict(struct carrier *c);
 /* Which of enum weft_uring_feature are in use. */
@@ -94,6 +96,7 @@ bool weft_poller_pending(const struct weft_poller *p);
 bool weft_poller_reap(struct carrier *c);
 void weft_poller_flush(struct carrier *c);
 void weft_poller_wait(struct carrier *c, uint64_t deadline_ns);
+bool weft_poller_completed(struct weft_poller *p);
 unsigned weft_poller_waits(const struct weft_poller *p);
 bool weft_poller_evict(struct carrier *c);
 
@@ -177,6 +180,19 @@ static inline void weft_engine_wait(struct carrier *c, uint64_t deadline_ns)
 static inline bool weft_engine_ready(const struct carrier *c)
 {
 	return weft_on_epoll() ? weft_poller_waits(c->poller) : weft_ring_ready(c->ring);
+}
+
+/* What fibers wait for has not been begun; from anywhere, a moment old. */
+static inline bool weft_engine_unsubmitted(const struct carrier *c)
+{
+	return !weft_on_epoll() && weft_ring_unsubmitted(c->ring);
+}
+
+/* Something is ready, as far as can be told from anywhere. */
+static inline bool weft_engine_completed(const struct carrier *c)
+{
+	return weft_on_epoll() ? weft_poller_completed(c->poller)
+			       : weft_ring_completed(c->ring);
 }
 
 /* What fibers wait for here; from anywhere, a moment old. */

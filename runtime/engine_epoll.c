@@ -537,6 +537,16 @@ void weft_poller_wait(struct carrier *c, uint64_t deadline_ns)
 	resume(c);
 }
 
+/* From a thread whose descriptors are older than the set's it finds nothing. */
+bool weft_poller_completed(struct weft_poller *p)
+{
+	struct pollfd set = {load_relaxed(&p->fd), POLLIN, 0};
+
+	return load_relaxed(&p->ended) ||
+	       (load_relaxed(&p->count) && weft_sys3(SYS_poll, (long)&set, 1, 0) > 0 &&
+		       set.revents & POLLIN);
+}
+
 unsigned weft_poller_waits(const struct weft_poller *p)
 {
 	return load_relaxed(&p->count);

@@ -135,7 +135,7 @@ struct fiber {
 
 	uint32_t index;      /* (c) in the table */
 	uint32_t generation; /* (t) */
-	uint64_t ran;        /* (a) how long it ran before its last park, in TSC ticks */
+	uint64_t ran; /* (a) TSC ticks of its last long run, halved by each since */
 	uint64_t start_routine;
 	char name[16];
 	struct weft_attributes *attributes; /* (attributes lock) NULL: as its carrier */
@@ -225,9 +225,12 @@ struct carrier {
 	struct fiber *at_once; /* (o) asks the kernel, and need not park if it is done */
 	struct fiber *holds;   /* (a) … the last one that was */
 	uint64_t held_since;   /* (a) … and since when */
-	int called; /* (a) others wait: the monitor kicks it, or a long turn ends */
-	uint64_t seen_switches;  /* (monitor) the switch counter at its last look */
-	uint64_t stuck_since;    /* (timers.lock) */
+	int called;   /* (a) others wait: the monitor kicks it, or a long turn ends */
+	int look_due; /* (a) … kicks it to look, though it is not stuck */
+	uint64_t seen_switches; /* (monitor) the switch counter at its last look */
+	uint64_t seen_cpu;      /* (monitor) its thread's CPU clock then, or 0 */
+	uint64_t glanced_switches, glanced_cpu; /* (monitor) at its last glance */
+	uint64_t stuck_since;                   /* (timers.lock) */
 	uint64_t stuck_cpu;      /* (monitor) its kernel thread's CPU clock then */
 	uint64_t cpu_sampled_at; /* (o) its kernel thread's CPU clock at the last tick */
 	uint64_t cpu_sampled_switches; /* (o) the switch counter then */

@@ -21,6 +21,14 @@
  * When a stuck carrier comes back there is one too many; the youngest goes to the pool
  * after a while. It does not exit (see carrier.c).
  *
+ * Fibers that compute for milliseconds, each not for long enough to be stuck, keep who
+ * waits in their carrier's ring just as often as they run: while there are such, it
+ * glances at them every millisecond. A carrier that has used the CPU for one fiber since
+ * the last glance, and has not seen that others are ready, is kicked to look. It keeps
+ * what waits there; who was ready is taken by those that are free, or by one more.
+ * (pigz -p2 | md5sum: its writer waits for the pipe in the ring of a carrier that
+ * compresses a block for 3 ms. 1.0 to 1.75 times as long as natively without this.)
+ *
  * The monitor sleeps when nothing can go wrong: every carrier is asleep, or stuck with
  * nothing left that waits for it.
  *
@@ -43,6 +51,9 @@
 
 enum {
 	TICK_NS = 10000000,
+	GLANCE_NS = 1000000,
+	SLOW_SWITCHES = 32,   /* in a tick, of a carrier whose fibers compute */
+	COMPANY_TICKS = 100,  /* after it was wanted beside those */
 	QUIET_TICKS = 10,     /* with nothing to watch before the monitor sleeps */
 	SURPLUS_TICKS = 10,   /* with a carrier too many before one goes */
 	BUSY_TICKS = 10,      /* beside hogs, without a pause, before one comes */
@@ -57,6 +68,8 @@ static int asked;                      /* (a) some carrier has wake_due */
 static unsigned quiet, surplus;        /* ticks in a row */
 static unsigned beside = 1, busy;      /* beside a hog for each CPU; ticks towards more */
 static unsigned burst;                 /* carriers to add while all are stuck */
+static bool glances;                   /* between two ticks too */
+static unsigned company_ticks;         /* left for one beside those that compute */
 static bool said_cap[2], said_failure; /* once per process */
 
 struct look {
@@ -66,6 +79,7 @@ struct look {
 	unsigned queued; /* lengths of the stuck ones' queues */
 	unsigned wanted; /* running and sleeping ones there should be */
 	bool waiting;    /* somebody waits for a stuck carrier */
+	bool slow;       /* … or for one whose fibers compute, if each not for long */
 	bool quiet;      /* nothing can become wrong without somebody waking us */
 };
 
@@ -118,6 +132,20 @@ static void look_at_stuck(struct carrier *c, struct look *l)
 	}
 }
 
+/* The CPU clock tells who computes from who is not let run by the kernel. */
+static void look_whether_slow(struct carrier *c, struct look *l)
+{
+	uint64_t before = c->seen_cpu;
+
+	c->seen_cpu = 0;
+	if (load_relaxed(&c->counters[WEFT_COUNTER_SWITCHES]) - c->seen_switches >
+		SLOW_SWITCHES)
+		return;
+	c->seen_cpu = weft_cpu_clock(c);
+	if (before && c->seen_cpu - before >= TICK_NS / 2)
+		l->slow |= weft_sched_has_work(c);
+}
+
 static void look_at(struct carrier *c, struct look *l)
 {
 	int odd = load_seq_cst(&c->odd);
@@ -146,6 +174,7 @@ static void look_at(struct carrier *c, struct look *l)
 	if (!(odd & ODD_RETIRED)) {
 		l->running++;
 		l->busy += weft_sched_queued(c) > 1;
+		look_whether_slow(c, l);
 	}
 	c->seen_switches = load_relaxed(&c->counters[WEFT_COUNTER_SWITCHES]);
 	fetch_or_seq_cst(&c->odd, ODD_WATCHED);
@@ -311,6 +340,11 @@ static void tick(void)
 		look_at(weft_rt.carrier[i], &l);
 	store_relaxed(&weft_rt.stuck, l.stuck + l.held);
 	l.wanted = company(&l);
+	if (company_ticks) {
+		company_ticks--;
+		l.wanted += l.hogs < weft_rt.cpus;
+		l.quiet = false;
+	}
 	available = l.running + l.sleeping;
 	if (available < l.wanted) {
 		/* While some are pinned down, or compute, the others may be too few. */
@@ -335,6 +369,66 @@ static void tick(void)
 		ask_one_to_retire();
 	}
 	quiet = l.quiet ? quiet + 1 : 0;
+	glances = l.slow;
+}
+
+/* ---- glances between two ticks -------------------------------------------- */
+
+/* Has one fiber had the CPU here since the last glance, or for most of that time? */
+static bool computes(struct carrier *c)
+{
+	uint64_t switches = load_relaxed(&c->counters[WEFT_COUNTER_SWITCHES]);
+	uint64_t before = c->glanced_cpu;
+	bool same = switches == c->glanced_switches;
+
+	c->glanced_switches = switches;
+	c->glanced_cpu = 0;
+	if (c->kind != CARRIER_FULL || load_seq_cst(&c->odd) & ODD_AWAY ||
+		load_seq_cst(&c->sleeping) || !load_relaxed(&c->current))
+		return false;
+	c->glanced_cpu = weft_cpu_clock(c);
+	return same && before && c->glanced_cpu - before > GLANCE_NS / 2;
+}
+
+/*
+ * Who is ready where another computes is taken by a carrier that is free. When all of
+ * them compute there is one more, up to two for each CPU: natively the kernel would have
+ * a thread for each.
+ */
+static void accompany(void)
+{
+	struct look l = {0};
+
+	if (weft_sched_wake_one(NULL))
+		return;
+	for (unsigned i = 0; i < weft_rt.carriers; i++) {
+		const struct carrier *c = weft_rt.carrier[i];
+
+		l.running +=
+			c->kind == CARRIER_FULL && !(load_seq_cst(&c->odd) & ODD_AWAY);
+	}
+	if (l.running < 2 * weft_rt.cpus && add_one(&l))
+		company_ticks = COMPANY_TICKS;
+}
+
+static void glance(void)
+{
+	bool want = false;
+
+	for (unsigned i = 0; i < weft_rt.carriers; i++) {
+		struct carrier *c = weft_rt.carrier[i];
+
+		if (!computes(c))
+			continue;
+		if (weft_sched_unseen(c)) {
+			store_seq_cst(&c->look_due, 1);
+			store_seq_cst(&c->called, 1);
+			weft_carrier_kick(c);
+		}
+		want |= weft_sched_queued(c) > 0;
+	}
+	if (want)
+		accompany();
 }
 
 /* ---- sleeping ------------------------------------------------------------- */
@@ -394,10 +488,14 @@ static void nap(void)
 	uint64_t now = weft_now_ns(), until = now + TICK_NS;
 
 	for (; now < until && !load_seq_cst(&quit); now = weft_now_ns()) {
-		struct timespec ts = {0, (long)(until - now)};
+		uint64_t left = until - now;
+		struct timespec ts = {
+			0, (long)(glances && left > GLANCE_NS ? GLANCE_NS : left)};
 
 		weft_sys4(SYS_futex, (long)&asked, FUTEX_WAIT_PRIVATE, 0, (long)&ts);
 		wake_for_others();
+		if (glances)
+			glance();
 	}
 }
 
@@ -442,7 +540,8 @@ int weft_monitor_start(void)
 		return -ENOMEM;
 	quit = 0;
 	weft_monitor_asleep = 0;
-	quiet = surplus = burst = 0;
+	quiet = surplus = burst = company_ticks = 0;
+	glances = false;
 	store_release(&monitor, c);
 	err = weft_carrier_spawn(c, monitor_main);
 	if (err) {

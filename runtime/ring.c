@@ -387,16 +387,28 @@ void weft_ring_cancel(struct weft_ring *r, uint64_t target)
 	io_uring_sqe_set_data64(sqe, target | CANCEL);
 }
 
-/* The kernel says when it has something to do here, since 5.19. */
-bool weft_ring_ready(const struct weft_ring *r)
+/*
+ * The kernel says when it has something to do here, since 5.19; before that it
+ * interrupts who computes to do it.
+ */
+bool weft_ring_completed(const struct weft_ring *r)
 {
 	unsigned told = IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW;
 
-	if (io_uring_cq_ready(&r->ring) || r->stash)
+	return io_uring_cq_ready(&r->ring) ||
+	       IO_URING_READ_ONCE(*r->ring.sq.kflags) & told;
+}
+
+bool weft_ring_unsubmitted(const struct weft_ring *r)
+{
+	return load_relaxed(&r->ring.sq.sqe_tail) != load_relaxed(&r->ring.sq.sqe_head);
+}
+
+bool weft_ring_ready(const struct weft_ring *r)
+{
+	if (weft_ring_completed(r) || r->stash)
 		return true;
-	if (!(features & WEFT_URING_taskrun_flag))
-		return r->inflight > 0;
-	return IO_URING_READ_ONCE(*r->ring.sq.kflags) & told;
+	return !(features & WEFT_URING_taskrun_flag) && r->inflight;
 }
 
 unsigned weft_ring_waits(const struct weft_ring *r)

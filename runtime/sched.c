@@ -620,6 +620,22 @@ bool weft_sched_wake_one(const struct carrier *c)
 	return false;
 }
 
+/*
+ * A fiber is ready behind f, which runs here or is about to. If that computes, another
+ * carrier takes the ready one, woken if need be; each wake-up is paid for by LONG_NS of
+ * computing. Who parks right after (a request's answer, a turn passed on) has run for
+ * less, and wakes nobody.
+ */
+static void share(struct carrier *c, struct fiber *f)
+{
+	if (f->ran > LONG_TSC)
+		store_relaxed(&f->ran, f->ran - LONG_TSC);
+	else
+		store_relaxed(&c->run_tsc, c->run_tsc + LONG_TSC);
+	store_relaxed(&c->shares, true);
+	weft_sched_wake_one(c);
+}
+
 /* Wakes one sleeping carrier when our queue has stood for BACKLOG_NS. */
 static void watch_backlog(struct carrier *c)
 {
@@ -644,6 +660,18 @@ static void watch_backlog(struct carrier *c)
 	weft_sched_wake_one(c);
 }
 
+/*
+ * f is about to run, and computes: the kernel is given what is to be begun, as it would
+ * wait for the end of the run; who is ready need not wait for it either.
+ */
+static void before_long_run(struct carrier *c, struct fiber *f)
+{
+	if (weft_engine_unsubmitted(c) || weft_engine_ready(c))
+		weft_engine_flush(c);
+	if (load_relaxed(&weft_rt.sleepers) && weft_rt.cpus > 1 && ready_on(c))
+		share(c, f);
+}
+
 /* ---- the loop ------------------------------------------------------------- */
 
 /*
@@ -661,7 +689,7 @@ static unsigned run_timers(struct carrier *c)
 		n < TIMERS_MOST - TIMERS_LEAST ? TIMERS_MOST - n : TIMERS_LEAST);
 }
 
-static void look_outside(struct carrier *c)
+static void look_here(struct carrier *c)
 {
 	c->looked_tsc = weft_tsc();
 	store_relaxed(&c->cpu, weft_cpu_here());
@@ -671,6 +699,11 @@ static void look_outside(struct carrier *c)
 		weft_engine_flush(c);
 	if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE)
 		run_timers(c);
+}
+
+static void look_outside(struct carrier *c)
+{
+	look_here(c);
 	if (unlikely(load_relaxed(&c->odd)))
 		return;
 	level(c);
@@ -691,10 +724,19 @@ bool weft_sched_has_work(const struct carrier *c)
 	       load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE || weft_engine_waits(c);
 }
 
+/* Of what the kernel has not been asked for it cannot tell that it is there. */
+bool weft_sched_unseen(const struct carrier *c)
+{
+	return load_relaxed(&c->inbox) || load_relaxed(&c->sig_inbox) ||
+	       load_relaxed(&c->timers.first) <= weft_now_ns() ||
+	       weft_engine_unsubmitted(c) || weft_engine_completed(c);
+}
+
 /*
- * In the handler of the monitor's kick, on a stuck carrier's signal stack, between two
+ * In the handler of the monitor's kick, on a carrier's signal stack, between two
  * instructions of the fiber's own code (or in a system call of its own). The ring answers
- * to this thread alone: what waits there is ended and begun anew by other carriers.
+ * to this thread alone. Where it is stuck, what waits there is ended and begun anew by
+ * other carriers.
  *
  * One that makes call after call of which none waits is met inside weft most of the time,
  * or always: it gives way when it leaves (weft_sched_give_way).
@@ -702,15 +744,24 @@ bool weft_sched_has_work(const struct carrier *c)
 void weft_sched_called(struct carrier *c)
 {
 	struct fiber *f = c->current;
+	bool stuck = load_relaxed(&c->odd) & ODD_STUCK;
 
-	if (!f || !(load_relaxed(&c->odd) & ODD_STUCK))
+	if (!f || c->kind != CARRIER_FULL || !(stuck || load_relaxed(&c->look_due)))
 		return;
 	if (load_relaxed(&f->in_weft)) {
 		store_relaxed(&f->give_way, 1);
 		return;
 	}
 	store_relaxed(&c->called, 0);
-	look_outside(c);
+	store_relaxed(&c->look_due, 0);
+	look_here(c);
+	if (!stuck) {
+		weft_count(c, LOOKS);
+		store_relaxed(&c->shares, true);
+		if (weft_sched_queued(c))
+			weft_sched_wake_one(c);
+		return;
+	}
 	weft_engine_evict(c);
 	if (weft_sched_queued(c) && !weft_sched_wake_one(c))
 		weft_monitor_wake();
@@ -731,6 +782,7 @@ void weft_sched_give_way(void)
 	if (c->kind != CARRIER_FULL || !load_relaxed(&c->called))
 		return;
 	store_relaxed(&c->called, 0);
+	store_relaxed(&c->look_due, 0);
 	/*
 	 * What is there comes first, and then this one again. Not only when nobody is
 	 * ready: two that take turns would keep the ring waiting for POLL_EVERY turns.
@@ -1002,7 +1054,7 @@ static struct fiber *wait_for_held(struct carrier *c)
 	return found;
 }
 
-static struct fiber *next_fiber(struct carrier *c)
+static struct fiber *take_next(struct carrier *c)
 {
 	struct fiber *f;
 
@@ -1061,6 +1113,15 @@ static struct fiber *next_fiber(struct carrier *c)
 	}
 }
 
+static struct fiber *next_fiber(struct carrier *c)
+{
+	struct fiber *f = take_next(c);
+
+	if (unlikely(load_relaxed(&f->ran) > LONG_TSC) && c->kind == CARRIER_FULL)
+		before_long_run(c, f);
+	return f;
+}
+
 /* The fiber has left its stack; only now may others find it. False: run it on. */
 static bool left_stack(struct carrier *c, struct fiber *f)
 {
@@ -1083,13 +1144,18 @@ static bool left_stack(struct carrier *c, struct fiber *f)
 	return false;
 }
 
-/* The next one's begins at once: what the scheduler does between two is little. */
+/*
+ * The next one's begins at once: what the scheduler does between two is little. Who
+ * computes also meets a lock now and then: one short run does not say that the next is.
+ */
 static void run_ended(struct carrier *c, struct fiber *f)
 {
 	uint64_t now = weft_tsc();
 
 	/* On another kind it waits. */
-	store_relaxed(&f->ran, likely(c->kind == CARRIER_FULL) ? now - c->run_tsc : 0);
+	uint64_t ran = likely(c->kind == CARRIER_FULL) ? now - c->run_tsc : 0;
+
+	store_relaxed(&f->ran, ran > f->ran / 2 ? ran : f->ran / 2);
 	store_relaxed(&c->run_tsc, now);
 	if (unlikely(c->shares))
 		store_relaxed(&c->shares, false);
@@ -1213,27 +1279,6 @@ static struct carrier *elsewhere(struct fiber *f)
 }
 
 /*
- * A fiber was made ready behind the one that runs here. If that computes, another
- * carrier takes the ready one, woken if need be; each wake-up is paid for by LONG_NS of
- * computing. Who parks right after (a request's answer, a turn passed on) has run for
- * less, and wakes nobody.
- */
-static void share(struct carrier *c)
-{
-	struct fiber *me = c->current;
-
-	if (likely(!load_relaxed(&weft_rt.sleepers)) || !me || weft_rt.cpus < 2 ||
-		!computes(c))
-		return;
-	if (me->ran > LONG_TSC)
-		store_relaxed(&me->ran, me->ran - LONG_TSC);
-	else
-		store_relaxed(&c->run_tsc, c->run_tsc + LONG_TSC);
-	store_relaxed(&c->shares, true);
-	weft_sched_wake_one(c);
-}
-
-/*
  * To the carrier that runs where its peer does (follow.c), where that costs nobody more
  * than it helps: not one that sleeps, as waking it is dearer; nor one that computes, or
  * has the longer queue.
@@ -1294,7 +1339,9 @@ static void unpark(struct fiber *f, bool next)
 			ready_next(c, f);
 		else
 			weft_sched_ready(c, f);
-		share(c);
+		if (unlikely(load_relaxed(&weft_rt.sleepers)) && c->current &&
+			weft_rt.cpus > 1 && computes(c))
+			share(c, c->current);
 		return;
 	}
 	/* From a helper or a native thread: back to where it ran last. */

@@ -111,6 +111,7 @@ void weft_sched_give_way(void);                    /* if it was called meanwhile
 bool weft_sched_has_work(const struct carrier *c); /* of a stuck carrier */
 bool weft_sched_wake_one(const struct carrier *but);
 unsigned weft_sched_queued(const struct carrier *c);
+bool weft_sched_unseen(const struct carrier *c); /* ready, and c does not know */
 void weft_runq_init(struct carrier *c);
 void weft_park_finish(struct fiber *f, enum weft_wake how);
 

@@ -3,6 +3,10 @@
 
 #include <mutex>
 
+extern "C" {
+#include "runtime/engine.h"
+}
+
 namespace
 {
 
@@ -11,8 +15,8 @@ void wait_on(uint32_t &word)
 	EXPECT_EQ(weft_futex_wait(&word, 0, UINT32_MAX, false, WEFT_NO_DEADLINE), 0);
 }
 
-// Begins one that waits on the word, and returns when it does.
-void start_waiting(Fibers &fibers, uint32_t &word, std::function<void()> then)
+// Begins one that waits on the word, and returns it when it does.
+struct fiber *start_waiting(Fibers &fibers, uint32_t &word, std::function<void()> then)
 {
 	struct fiber *f = fibers.start([&word, then] {
 		wait_on(word);
@@ -20,6 +24,7 @@ void start_waiting(Fibers &fibers, uint32_t &word, std::function<void()> then)
 	});
 
 	until([&] { return is_parked(f, WEFT_REASON_FUTEX); });
+	return f;
 }
 
 long wake_one(uint32_t &word)
@@ -317,6 +322,29 @@ TEST(Sched, ATurnThatTheKernelTookIsNoReasonToStopWhoMayHoldALock)
 	});
 }
 
+// Others' operations would otherwise begin when it parks.
+TEST(Sched, BeforeALongRunTheKernelIsGivenWhatIsToBeBegun)
+{
+	on_runtime({1}, [] {
+		Fibers fibers;
+		int fd[2];
+		char c;
+
+		unix_pair(fd);
+		compute(1000000);
+		fibers.start([&] {
+			EXPECT_EQ(weft_io_recv(fd[0], &c, 1, 0, nullptr, nullptr,
+					  WEFT_TRIED_NOT),
+				1);
+		});
+		weft_yield();
+		EXPECT_EQ(weft_engine_waits(weft_carrier_self()), 1u);
+		EXPECT_FALSE(weft_engine_unsubmitted(weft_carrier_self()));
+		OK(write(fd[1], "x", 1));
+		fibers.join();
+	});
+}
+
 TEST(Sched, AFiberThatNeverStopsYieldingDoesNotStarveTimersAndRing)
 {
 	on_runtime({1}, [] {
@@ -515,6 +543,38 @@ TEST_F(StealOnTwoCpus, WhoHasComputedSharesWhomItWakesFromAFutex)
 			compute(1000000);
 			EXPECT_EQ(wake_one(word), 1);
 			spin_until([&] { return ran.load(); });
+			fibers.join();
+		}
+	});
+}
+
+// Not only who is woken by one that computes: two that do are ready behind each other. A
+// short run or two in between, e.g. as far as a lock, does not make it one that waits.
+TEST_F(StealOnTwoCpus, WhoComputesNowAndThenLeavesASingleOneToOthers)
+{
+	on_runtime({2}, [=] {
+		for (int i = 0; i < 20; i++) {
+			Fibers fibers;
+			std::atomic<bool> ran{false};
+			uint32_t first = 0, second = 0;
+
+			struct fiber *f = start_waiting(fibers, first, [&] {
+				compute(4000000);
+				for (int run = 0; run < 2; run++)
+					wait_on(first);
+				spin_until([&] { return ran.load(); });
+			});
+			for (int run = 0; run < 2; run++) {
+				weft_sleep_until(in_ms(1));
+				until([&] { return is_parked(f, WEFT_REASON_FUTEX); });
+				EXPECT_EQ(wake_one(first), 1);
+				weft_yield();
+			}
+			until([&] { return is_parked(f, WEFT_REASON_FUTEX); });
+			start_waiting(fibers, second, [&] { ran = true; });
+			weft_sleep_until(in_ms(2));
+			EXPECT_EQ(wake_one(first), 1);
+			EXPECT_EQ(wake_one(second), 1);
 			fibers.join();
 		}
 	});
@@ -865,6 +925,77 @@ TEST(Stuck, AComputingMainHoldsNobody)
 			OwnCode here;
 			spin_until([&] { return ran.load(); });
 		}
+	});
+}
+
+// A carrier whose fibers compute for 8 ms each is not stuck. `make_ready` is called as
+// such a run begins; who is ready then runs before it ends, now or after a few more.
+template <typename F>
+void is_seen_beside_runs_of_milliseconds(std::atomic<int> &ran, F make_ready)
+{
+	enum { AT_MOST = 200 };
+	bool seen = false;
+
+	for (int i = 0; i < AT_MOST && !seen; i++) {
+		uint64_t stuck = counted(WEFT_COUNTER_STUCK), end = in_ms(8);
+		int before = ran;
+
+		make_ready();
+		{
+			OwnCode here;
+			spin_until([&] { return ran != before || weft_now_ns() > end; });
+		}
+		/* In a run that the kernel made a long one it may be stuck all the same.
+		 */
+		seen = ran != before && counted(WEFT_COUNTER_STUCK) == stuck;
+		until([&] { return ran != before; });
+		compute(1000000);
+	}
+	EXPECT_TRUE(seen);
+	EXPECT_GT(counted(WEFT_COUNTER_LOOKS), 0u);
+}
+
+TEST(Stuck, WhoWaitsInTheRingIsSeenBesideRunsOfMilliseconds)
+{
+	on_runtime({1, false, false, false, true}, [] {
+		Fibers fibers;
+		std::atomic<int> ran{0};
+		int fd[2];
+
+		unix_pair(fd);
+		struct fiber *f = fibers.start([&] {
+			char c;
+
+			while (weft_io_recv(fd[0], &c, 1, 0, nullptr, nullptr,
+				       WEFT_TRIED_NOT) == 1)
+				ran++;
+		});
+		is_seen_beside_runs_of_milliseconds(ran, [&] {
+			until([&] { return is_parked(f, WEFT_REASON_READ); });
+			OK(write(fd[1], "x", 1));
+		});
+		OK(shutdown(fd[1], SHUT_WR));
+		fibers.join();
+	});
+}
+
+TEST(Stuck, WhoSleepsIsSeenBesideRunsOfMilliseconds)
+{
+	on_runtime({1, false, false, false, true}, [] {
+		Fibers fibers;
+		std::atomic<int> ran{0};
+		std::atomic<bool> stop{false};
+
+		struct fiber *f = fibers.start([&] {
+			while (!stop) {
+				weft_sleep_until(in_ms(4));
+				ran++;
+			}
+		});
+		is_seen_beside_runs_of_milliseconds(ran,
+			[&] { until([&] { return is_parked(f, WEFT_REASON_SLEEP); }); });
+		stop = true;
+		fibers.join();
 	});
 }
 

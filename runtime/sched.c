@@ -120,20 +120,36 @@ static void spill_push(struct carrier *c, struct fiber *f)
 	weft_unlock(&c->spill_lock);
 }
 
-/*
- * A chain of n that have waited elsewhere, the oldest first: by turns with those that
- * are here. Behind all of them it would wait a second time.
- */
-static void spill_merge(struct carrier *c, struct fiber *chain, uint32_t n)
+/* Those that have waited elsewhere, the oldest first; {0} before the first. */
+struct waited {
+	struct fiber *first, *last;
+	uint32_t count;
+};
+
+static void waited_add(struct waited *w, struct fiber *f)
 {
-	struct fiber **at = &c->spill_head;
+	f->qnext = NULL;
+	if (w->last)
+		w->last->qnext = f;
+	else
+		w->first = f;
+	w->last = f;
+	w->count++;
+}
 
+/* By turns with those that are here. Behind all of them they would wait a second time. */
+static void spill_merge(struct carrier *c, const struct waited *w)
+{
+	struct fiber **at = &c->spill_head, *next = w->first;
+
+	if (!next)
+		return;
 	weft_lock(&c->spill_lock);
-	store_relaxed(&c->spill_count, c->spill_count + n);
-	while (chain) {
-		struct fiber *f = chain;
+	store_relaxed(&c->spill_count, c->spill_count + w->count);
+	while (next) {
+		struct fiber *f = next;
 
-		chain = f->qnext;
+		next = f->qnext;
 		f->qnext = *at;
 		*at = f;
 		if (!f->qnext)
@@ -336,8 +352,8 @@ static bool inbox_drain(struct carrier *c, struct carrier *from)
 {
 	if (!load_relaxed(&from->inbox))
 		return false;
-	struct fiber *rev = inbox_take(from), *waited = NULL, **last = &waited;
-	uint32_t n = 0;
+	struct fiber *rev = inbox_take(from);
+	struct waited waited = {0};
 
 	while (rev) {
 		struct fiber *next = rev->qnext;
@@ -351,18 +367,14 @@ static bool inbox_drain(struct carrier *c, struct carrier *from)
 				ready_returned(c, rev);
 			} else if (unlikely(rev->waited)) {
 				rev->waited = 0;
-				*last = rev;
-				last = &rev->qnext;
-				n++;
+				waited_add(&waited, rev);
 			} else {
 				weft_sched_ready(c, rev);
 			}
 		}
 		rev = next;
 	}
-	*last = NULL;
-	if (n)
-		spill_merge(c, waited, n);
+	spill_merge(c, &waited);
 	return true;
 }
 
@@ -462,17 +474,19 @@ static struct fiber *steal_from(struct carrier *c, struct carrier *victim, bool 
 static bool take_over(struct carrier *c, struct carrier *stuck)
 {
 	bool held = load_relaxed(&stuck->odd) & ODD_HELD;
-	unsigned n = 0;
+	struct waited waited = {0};
 	struct fiber *f;
+	unsigned n;
 
 	while ((f = ready_take(stuck))) {
 		if (f->flags & FIBER_PINNED) {
 			weft_sched_give(stuck, f);
 			break; /* that is what it waits for */
 		}
-		weft_sched_ready(c, f);
-		n++;
+		waited_add(&waited, f);
 	}
+	spill_merge(c, &waited);
+	n = waited.count;
 	/* Its own fiber comes by the inbox. */
 	n += !held && inbox_drain(c, stuck);
 	n += weft_timers_move(stuck, c, true);
@@ -490,8 +504,7 @@ static void level(struct carrier *c)
 	unsigned n = load_acquire(&weft_rt.carriers);
 	uint32_t mine = ready_on(c), most = 0;
 	struct carrier *longest = NULL;
-	struct fiber *first = NULL, **last = &first;
-	unsigned got = 0;
+	struct waited waited = {0};
 
 	if (weft_rt.cpus < 2)
 		return;
@@ -506,22 +519,18 @@ static void level(struct carrier *c)
 	}
 	if (likely(most < mine + mine / 8 + LEVEL_FROM))
 		return;
-	for (uint32_t left = (most - mine) / 2; left && got < LEVEL_AT_ONCE; left--) {
+	for (uint32_t left = (most - mine) / 2; left && waited.count < LEVEL_AT_ONCE;
+		left--) {
 		struct fiber *f = queue_take(longest);
 
 		if (!f)
 			break;
 		f = unless_homely(longest, f, FIBER_MAIN | FIBER_PINNED);
-		if (!f)
-			continue;
-		*last = f;
-		last = &f->qnext;
-		got++;
+		if (f)
+			waited_add(&waited, f);
 	}
-	*last = NULL;
-	if (got)
-		spill_merge(c, first, got);
-	count_stolen(c, got);
+	spill_merge(c, &waited);
+	count_stolen(c, waited.count);
 }
 
 static bool relieve(struct carrier *c)

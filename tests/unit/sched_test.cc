@@ -705,6 +705,20 @@ TEST_F(StealOnTwoCpus, ARetiringCarriersQueueIsNotBehindAllOfAnother)
 	EXPECT_GT(b.fortieth, b.first + 20);
 }
 
+TEST_F(StealOnTwoCpus, AStuckCarriersQueueIsNotBehindAllOfAnother)
+{
+	const Before b =
+		young_before_old(500, [](struct carrier *c, std::atomic<bool> &) {
+			c->stuck_since = weft_now_ns();
+			fetch_or_seq_cst(&c->odd, ODD_STUCK);
+			weft_rt.stuck = 1; // for who looks outside
+		});
+
+	EXPECT_GE(b.first, 0);
+	EXPECT_LT(b.first, 500);
+	EXPECT_LT(b.fortieth, 600);
+}
+
 // Carrier 1 has nothing more to do and sees one behind somebody who computes.
 TEST_F(StealOnTwoCpus, WhoGoesToSleepLooksAgainAtAQueueOfOne)
 {

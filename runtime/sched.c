@@ -560,18 +560,19 @@ static bool computes(const struct carrier *v)
  * A single ready fiber is about to be run by its own carrier, in the cache where it is
  * warm: leave it. Unless that carrier said that it goes on computing, or has not
  * switched since we found the same before (and have slept for LONG_NS, see idle). On one
- * CPU we would only take turns with it, in the middle of whatever it does; and a fiber
- * that is to migrate has just been sent away from here.
+ * CPU we would only take turns with it, in the middle of whatever it does, unless the
+ * monitor has found that it computes; and a fiber that is to migrate has just been sent
+ * away from here.
  */
 static bool keeps_one(struct carrier *c, struct carrier *v, struct carrier *before)
 {
 	uint64_t switches = load_relaxed(&v->counters[WEFT_COUNTER_SWITCHES]);
 
-	if (weft_rt.cpus < 2 || weft_rt.config.stress_migrate)
+	if (weft_rt.config.stress_migrate)
 		return false;
 	if (load_relaxed(&v->shares))
 		return true;
-	if (!load_relaxed(&v->current))
+	if (weft_rt.cpus < 2 || !load_relaxed(&v->current))
 		return false;
 	if (before == v && c->lone_switches == switches)
 		return true;

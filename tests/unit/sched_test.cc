@@ -778,17 +778,34 @@ TEST_F(StealOnTwoCpus, MainIsTakenFromAHomeThatComputes)
 	});
 }
 
+// While it exists, the process has the first of its CPUs alone.
+class OneCpu
+{
+	cpu_set_t all;
+
+      public:
+	OneCpu()
+	{
+		cpu_set_t one;
+
+		OK(sched_getaffinity(0, sizeof all, &all));
+		CPU_ZERO(&one);
+		for (int i = 0; !CPU_COUNT(&one); i++)
+			if (CPU_ISSET(i, &all))
+				CPU_SET(i, &one);
+		OK(sched_setaffinity(0, sizeof one, &one));
+	}
+	~OneCpu()
+	{
+		OK(sched_setaffinity(0, sizeof all, &all));
+	}
+};
+
 // It would be run in the middle of what the other one does, and have no CPU more for it.
 TEST(Steal, OnOneCpuASingleFiberStaysWhereItIs)
 {
-	cpu_set_t all, one;
+	OneCpu here;
 
-	OK(sched_getaffinity(0, sizeof all, &all));
-	CPU_ZERO(&one);
-	for (int i = 0; !CPU_COUNT(&one); i++)
-		if (CPU_ISSET(i, &all))
-			CPU_SET(i, &one);
-	OK(sched_setaffinity(0, sizeof one, &one));
 	on_runtime({2}, [] {
 		ASSERT_EQ(weft_rt.cpus, 1u);
 		for (int i = 0; i < 20; i++) {
@@ -803,7 +820,6 @@ TEST(Steal, OnOneCpuASingleFiberStaysWhereItIs)
 			EXPECT_EQ(on, 0);
 		}
 	});
-	OK(sched_setaffinity(0, sizeof all, &all));
 }
 
 // ---- peers
@@ -969,7 +985,7 @@ void is_seen_beside_runs_of_milliseconds(std::atomic<int> &ran, F make_ready)
 	EXPECT_GT(counted(WEFT_COUNTER_LOOKS), 0u);
 }
 
-TEST(Stuck, WhoWaitsInTheRingIsSeenBesideRunsOfMilliseconds)
+void is_seen_in_the_ring()
 {
 	on_runtime({1, false, false, false, true}, [] {
 		Fibers fibers;
@@ -991,6 +1007,18 @@ TEST(Stuck, WhoWaitsInTheRingIsSeenBesideRunsOfMilliseconds)
 		OK(shutdown(fd[1], SHUT_WR));
 		fibers.join();
 	});
+}
+
+TEST(Stuck, WhoWaitsInTheRingIsSeenBesideRunsOfMilliseconds)
+{
+	is_seen_in_the_ring();
+}
+
+TEST(Stuck, WhoWaitsInTheRingIsSeenOnOneCpuToo)
+{
+	OneCpu here;
+
+	is_seen_in_the_ring();
 }
 
 TEST(Stuck, WhoSleepsIsSeenBesideRunsOfMilliseconds)

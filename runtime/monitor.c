@@ -132,7 +132,12 @@ static void look_at_stuck(struct carrier *c, struct look *l)
 	}
 }
 
-/* The CPU clock tells who computes from who is not let run by the kernel. */
+/*
+ * The CPU clock tells who computes from who is not let run by the kernel: half of the
+ * time. Where the CPUs are wanted by many one more carrier makes it worse. (MariaDB, the
+ * first seconds of 4,096 connections: with an eighth 22,000 and 24,000 transactions a
+ * second instead of 26,000 and 27,000.)
+ */
 static void look_whether_slow(struct carrier *c, struct look *l)
 {
 	uint64_t before = c->seen_cpu;

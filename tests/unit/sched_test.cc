@@ -958,16 +958,31 @@ TEST(Stuck, AComputingMainHoldsNobody)
 	});
 }
 
-// A carrier whose fibers compute for 8 ms each is not stuck. `make_ready` is called as
+unsigned free_carriers()
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < weft_rt.carriers; i++)
+		n += !(load_relaxed(&weft_rt.carrier[i]->odd) & ODD_AWAY);
+	return n;
+}
+
+// A carrier whose fibers compute for 5 ms each is not stuck. It has to get the CPU for
+// that: these run alone (CMakeLists.txt). `make_ready` is called as
 // such a run begins; who is ready then runs before it ends, now or after a few more.
 template <typename F>
 void is_seen_beside_runs_of_milliseconds(std::atomic<int> &ran, F make_ready)
 {
-	enum { AT_MOST = 200 };
+	const uint64_t give_up = in_ms(20000);
 	bool seen = false;
 
-	for (int i = 0; i < AT_MOST && !seen; i++) {
-		uint64_t stuck = counted(WEFT_COUNTER_STUCK), end = in_ms(8);
+	while (!seen && weft_now_ns() < give_up) {
+		/* Or one that came for another reason, in a run that was stuck after all,
+		 * sees to it without a look. */
+		while (free_carriers() != 1)
+			weft_sleep_until(in_ms(1));
+
+		uint64_t looks = counted(WEFT_COUNTER_LOOKS), end = in_ms(5);
 		int before = ran;
 
 		make_ready();
@@ -975,14 +990,11 @@ void is_seen_beside_runs_of_milliseconds(std::atomic<int> &ran, F make_ready)
 			OwnCode here;
 			spin_until([&] { return ran != before || weft_now_ns() > end; });
 		}
-		/* In a run that the kernel made a long one it may be stuck all the same.
-		 */
-		seen = ran != before && counted(WEFT_COUNTER_STUCK) == stuck;
+		seen = ran != before && counted(WEFT_COUNTER_LOOKS) > looks;
 		until([&] { return ran != before; });
 		compute(1000000);
 	}
 	EXPECT_TRUE(seen);
-	EXPECT_GT(counted(WEFT_COUNTER_LOOKS), 0u);
 }
 
 void is_seen_in_the_ring()
@@ -1009,19 +1021,19 @@ void is_seen_in_the_ring()
 	});
 }
 
-TEST(Stuck, WhoWaitsInTheRingIsSeenBesideRunsOfMilliseconds)
+TEST(Bursts, WhoWaitsInTheRingIsSeen)
 {
 	is_seen_in_the_ring();
 }
 
-TEST(Stuck, WhoWaitsInTheRingIsSeenOnOneCpuToo)
+TEST(Bursts, WhoWaitsInTheRingIsSeenOnOneCpuToo)
 {
 	OneCpu here;
 
 	is_seen_in_the_ring();
 }
 
-TEST(Stuck, WhoSleepsIsSeenBesideRunsOfMilliseconds)
+TEST(Bursts, WhoSleepsIsSeen)
 {
 	on_runtime({1, false, false, false, true}, [] {
 		Fibers fibers;
@@ -1030,7 +1042,7 @@ TEST(Stuck, WhoSleepsIsSeenBesideRunsOfMilliseconds)
 
 		struct fiber *f = fibers.start([&] {
 			while (!stop) {
-				weft_sleep_until(in_ms(4));
+				weft_sleep_until(in_ms(1));
 				ran++;
 			}
 		});
@@ -1039,15 +1051,6 @@ TEST(Stuck, WhoSleepsIsSeenBesideRunsOfMilliseconds)
 		stop = true;
 		fibers.join();
 	});
-}
-
-unsigned free_carriers()
-{
-	unsigned n = 0;
-
-	for (unsigned i = 0; i < weft_rt.carriers; i++)
-		n += !(load_relaxed(&weft_rt.carrier[i]->odd) & ODD_AWAY);
-	return n;
 }
 
 // Until there are as many free carriers, beside so many fibers that compute and one that

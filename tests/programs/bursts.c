@@ -6,10 +6,10 @@
  * again: registers, errno and the order of the blocks stay what they were. Signals are
  * handled meanwhile.
  */
-#include "prog.h"
+#include "pairs.h"
+#include "sig.h"
 
 #include <semaphore.h>
-#include <sys/wait.h>
 
 #define BLOCKS  60
 #define WORKERS 3
@@ -19,7 +19,7 @@
 #define PAIRS   8
 #define ROUNDS  20
 
-static int sink[2], fds[PAIRS][2];
+static int sink[2];
 static sem_t room, filled[BLOCKS];
 static unsigned char *block[BLOCKS];
 static int taken, wrong_errno;
@@ -92,98 +92,57 @@ static void *write_in_order(void *arg)
 	return arg;
 }
 
-static void *answers(void *arg)
-{
-	int fd = fds[(intptr_t)arg][0];
-	char c;
-
-	while (read(fd, &c, 1) == 1) {
-		c++;
-		CHECK(write(fd, &c, 1) == 1);
-	}
-	return arg;
-}
-
-static void *asks(void *arg)
-{
-	int fd = fds[(intptr_t)arg][1];
-	intptr_t right = 0;
-
-	for (int n = 0; n < ROUNDS; n++) {
-		char c = (char)n;
-
-		usleep(3000);
-		CHECK(write(fd, &c, 1) == 1);
-		CHECK(read(fd, &c, 1) == 1);
-		right += c == n + 1;
-	}
-	CHECK(!shutdown(fd, SHUT_WR));
-	return (void *)right;
-}
-
 /* The process at the other end: what it read, in order, as one number. */
-static int read_all(int fd)
+static void read_all(int fd)
 {
 	static unsigned char buf[32 * 1024];
-	uint64_t sum = 1469598103934665603u, bytes = 0;
+	uint64_t sum = CHECKSUM_INIT, bytes = 0;
 	ssize_t n;
 
-	while ((n = read(fd, buf, sizeof buf)) > 0) {
+	while ((n = OK(read(fd, buf, sizeof buf))) > 0) {
 		bytes += (uint64_t)n;
-		for (ssize_t i = 0; i < n; i++)
-			sum = (sum ^ buf[i]) * 1099511628211u;
+		sum = checksum(sum, buf, (size_t)n);
 	}
-	printf("read %llu bytes, %016llx\n", (unsigned long long)bytes,
+	say("read %llu bytes, %016llx", (unsigned long long)bytes,
 		(unsigned long long)sum);
-	fflush(stdout);
-	return n < 0;
 }
 
 int main(void)
 {
-	pthread_t workers[WORKERS], writer, a[PAIRS], b[PAIRS];
-	struct sigaction act = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-	intptr_t right = 0;
-	int status, sent = 0;
+	struct pair pairs[PAIRS];
+	pthread_t workers[WORKERS], writer;
+	int status, sent = 0, right = 0;
 	pid_t reader;
 
-	CHECK(!pipe(sink));
-	reader = fork();
-	CHECK(reader >= 0);
+	OK(pipe(sink));
+	OK((reader = fork()));
 	if (!reader) {
-		close(sink[1]);
-		_exit(read_all(sink[0]));
+		OK(close(sink[1]));
+		read_all(sink[0]);
+		_exit(0);
 	}
-	CHECK(!close(sink[0]));
-	CHECK(!sigaction(SIGUSR1, &act, NULL));
-	CHECK(!sem_init(&room, 0, AHEAD));
+	OK(close(sink[0]));
+	sig_install(SIGUSR1, SA_RESTART, on_signal);
+	OK(sem_init(&room, 0, AHEAD));
 	for (int i = 0; i < BLOCKS; i++)
-		CHECK(!sem_init(&filled[i], 0, 0));
-	for (intptr_t i = 0; i < PAIRS; i++) {
-		CHECK(!socketpair(AF_UNIX, SOCK_STREAM, 0, fds[i]));
-		CHECK(!pthread_create(&a[i], NULL, answers, (void *)i));
-		CHECK(!pthread_create(&b[i], NULL, asks, (void *)i));
-	}
-	CHECK(!pthread_create(&writer, NULL, write_in_order, NULL));
+		OK(sem_init(&filled[i], 0, 0));
+	for (int i = 0; i < PAIRS; i++)
+		pair_start(&pairs[i], ROUNDS, 3000);
+	writer = start(write_in_order, NULL);
 	for (int i = 0; i < WORKERS; i++)
-		CHECK(!pthread_create(&workers[i], NULL, compress, NULL));
+		workers[i] = start(compress, NULL);
 	while (__atomic_load_n(&taken, __ATOMIC_RELAXED) < BLOCKS) {
 		usleep(2000);
 		sent += !pthread_kill(workers[sent % WORKERS], SIGUSR1);
 	}
 	for (int i = 0; i < WORKERS; i++)
-		CHECK(!pthread_join(workers[i], NULL));
-	CHECK(!pthread_join(writer, NULL));
-	for (int i = 0; i < PAIRS; i++) {
-		void *n;
-
-		CHECK(!pthread_join(b[i], &n));
-		CHECK(!pthread_join(a[i], NULL));
-		right += (intptr_t)n;
-	}
-	CHECK(waitpid(reader, &status, 0) == reader);
+		finish(workers[i]);
+	finish(writer);
+	for (int i = 0; i < PAIRS; i++)
+		right += pair_finish(&pairs[i]);
+	OK(waitpid(reader, &status, 0));
 	CHECK(WIFEXITED(status) && !WEXITSTATUS(status));
-	printf("%d right answers, %d wrong errno, signals %s\n", (int)right, wrong_errno,
+	say("%d right answers, %d wrong errno, signals %s", right, wrong_errno,
 		handled > 0 && handled <= sent ? "handled" : "not handled");
 	return 0;
 }

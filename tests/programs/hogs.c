@@ -3,43 +3,14 @@
  * the time, more of them than there are CPUs, until the last answer has come. All answers
  * come, and those that compute get on as well.
  */
-#include "prog.h"
+#include "pairs.h"
 
 #define PAIRS  500
 #define ROUNDS 10
 #define HOGS   4
 
-static int fds[PAIRS][2], done;
+static int done;
 static uint64_t computed[HOGS];
-
-static void *answers(void *arg)
-{
-	int fd = fds[(intptr_t)arg][0];
-	char c;
-
-	for (int n = 0; n < ROUNDS; n++) {
-		CHECK(read(fd, &c, 1) == 1);
-		c++;
-		CHECK(write(fd, &c, 1) == 1);
-	}
-	return arg;
-}
-
-static void *asks(void *arg)
-{
-	int fd = fds[(intptr_t)arg][1];
-	intptr_t right = 0;
-
-	for (int n = 0; n < ROUNDS; n++) {
-		char c = (char)n;
-
-		usleep(500);
-		CHECK(write(fd, &c, 1) == 1);
-		CHECK(read(fd, &c, 1) == 1);
-		right += c == n + 1;
-	}
-	return (void *)right;
-}
 
 static void *hog(void *arg)
 {
@@ -56,27 +27,22 @@ static void *hog(void *arg)
 
 int main(void)
 {
-	pthread_t hogs[HOGS], a[PAIRS], b[PAIRS];
-	intptr_t right = 0;
-	int got_on = 0;
+	static struct pair pairs[PAIRS];
+	pthread_t hogs[HOGS];
+	int right = 0, got_on = 0;
 
 	for (intptr_t i = 0; i < HOGS; i++)
 		hogs[i] = start(hog, (void *)i);
-	for (intptr_t i = 0; i < PAIRS; i++) {
-		unix_pair(fds[i]);
-		a[i] = start_small(answers, (void *)i, 16384);
-		b[i] = start_small(asks, (void *)i, 16384);
-	}
-	for (int i = 0; i < PAIRS; i++) {
-		finish(a[i]);
-		right += (intptr_t)finish(b[i]);
-	}
+	for (int i = 0; i < PAIRS; i++)
+		pair_start(&pairs[i], ROUNDS, 500);
+	for (int i = 0; i < PAIRS; i++)
+		right += pair_finish(&pairs[i]);
 	__atomic_store_n(&done, 1, __ATOMIC_RELAXED);
 	for (int i = 0; i < HOGS; i++) {
 		finish(hogs[i]);
 		got_on += computed[i] > 0;
 	}
-	say("%d of %d answers are right, %d of %d hogs got on", (int)right,
-		PAIRS * ROUNDS, got_on, HOGS);
+	say("%d of %d answers are right, %d of %d hogs got on", right, PAIRS * ROUNDS,
+		got_on, HOGS);
 	return 0;
 }

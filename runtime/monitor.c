@@ -68,7 +68,6 @@ static int asked;                      /* (a) some carrier has wake_due */
 static unsigned quiet, surplus;        /* ticks in a row */
 static unsigned beside = 1, busy;      /* beside a hog for each CPU; ticks towards more */
 static unsigned burst;                 /* carriers to add while all are stuck */
-static bool glances;                   /* between two ticks too */
 static unsigned company_ticks;         /* left for one beside those that compute */
 static bool said_cap[2], said_failure; /* once per process */
 
@@ -82,6 +81,7 @@ struct look {
 	bool slow;       /* … or for one whose fibers compute, if each not for long */
 	bool quiet;      /* nothing can become wrong without somebody waking us */
 };
+static struct look last; /* of the last tick; `slow`: glances till the next one */
 
 /* ---- looking -------------------------------------------------------------- */
 
@@ -374,13 +374,13 @@ static void tick(void)
 		ask_one_to_retire();
 	}
 	quiet = l.quiet ? quiet + 1 : 0;
-	glances = l.slow;
+	last = l;
 }
 
 /* ---- glances between two ticks -------------------------------------------- */
 
 /* Has one fiber had the CPU here since the last glance, or for most of that time? */
-static bool computes(struct carrier *c)
+static bool has_computed(struct carrier *c)
 {
 	uint64_t switches = load_relaxed(&c->counters[WEFT_COUNTER_SWITCHES]);
 	uint64_t before = c->glanced_cpu;
@@ -402,18 +402,11 @@ static bool computes(struct carrier *c)
  */
 static void accompany(void)
 {
-	struct look l = {0};
-
-	if (weft_sched_wake_one(NULL))
+	if (weft_sched_wake_one(NULL) ||
+		last.running + last.sleeping >= 2 * weft_rt.cpus || !add_one(&last))
 		return;
-	for (unsigned i = 0; i < weft_rt.carriers; i++) {
-		const struct carrier *c = weft_rt.carrier[i];
-
-		l.running +=
-			c->kind == CARRIER_FULL && !(load_seq_cst(&c->odd) & ODD_AWAY);
-	}
-	if (l.running < 2 * weft_rt.cpus && add_one(&l))
-		company_ticks = COMPANY_TICKS;
+	last.running++; /* until the next tick counts them */
+	company_ticks = COMPANY_TICKS;
 }
 
 static void glance(void)
@@ -423,7 +416,7 @@ static void glance(void)
 	for (unsigned i = 0; i < weft_rt.carriers; i++) {
 		struct carrier *c = weft_rt.carrier[i];
 
-		if (!computes(c))
+		if (!has_computed(c))
 			continue;
 		if (weft_sched_unseen(c)) {
 			store_seq_cst(&c->look_due, 1);
@@ -495,11 +488,11 @@ static void nap(void)
 	for (; now < until && !load_seq_cst(&quit); now = weft_now_ns()) {
 		uint64_t left = until - now;
 		struct timespec ts = {
-			0, (long)(glances && left > GLANCE_NS ? GLANCE_NS : left)};
+			0, (long)(last.slow && left > GLANCE_NS ? GLANCE_NS : left)};
 
 		weft_sys4(SYS_futex, (long)&asked, FUTEX_WAIT_PRIVATE, 0, (long)&ts);
 		wake_for_others();
-		if (glances)
+		if (last.slow)
 			glance();
 	}
 }
@@ -546,7 +539,7 @@ int weft_monitor_start(void)
 	quit = 0;
 	weft_monitor_asleep = 0;
 	quiet = surplus = burst = company_ticks = 0;
-	glances = false;
+	last.slow = false;
 	store_release(&monitor, c);
 	err = weft_carrier_spawn(c, monitor_main);
 	if (err) {

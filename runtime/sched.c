@@ -630,6 +630,12 @@ bool weft_sched_wake_one(const struct carrier *c)
 	return false;
 }
 
+/* On one CPU another carrier would only take turns with this one. */
+static inline bool others_could_help(void)
+{
+	return unlikely(load_relaxed(&weft_rt.sleepers)) && weft_rt.cpus > 1;
+}
+
 /*
  * A fiber is ready behind f, which runs here or is about to. If that computes, another
  * carrier takes the ready one, woken if need be; each wake-up is paid for by LONG_NS of
@@ -649,15 +655,12 @@ static void share(struct carrier *c, struct fiber *f)
 /* Wakes one sleeping carrier when our queue has stood for BACKLOG_NS. */
 static void watch_backlog(struct carrier *c)
 {
-	if (likely(!load_relaxed(&weft_rt.sleepers)))
+	if (likely(!others_could_help()))
 		return;
 	if (ready_on(c) < 2) {
 		c->backlog_tsc = 0;
 		return;
 	}
-	/* On one CPU another carrier would only take turns with this one. */
-	if (weft_rt.cpus < 2)
-		return;
 	uint64_t now = weft_tsc();
 
 	if (!c->backlog_tsc) {
@@ -678,7 +681,7 @@ static void before_long_run(struct carrier *c, struct fiber *f)
 {
 	if (weft_engine_unsubmitted(c) || weft_engine_ready(c))
 		weft_engine_flush(c);
-	if (load_relaxed(&weft_rt.sleepers) && weft_rt.cpus > 1 && ready_on(c))
+	if (others_could_help() && ready_on(c))
 		share(c, f);
 }
 
@@ -1349,8 +1352,7 @@ static void unpark(struct fiber *f, bool next)
 			ready_next(c, f);
 		else
 			weft_sched_ready(c, f);
-		if (unlikely(load_relaxed(&weft_rt.sleepers)) && c->current &&
-			weft_rt.cpus > 1 && computes(c))
+		if (others_could_help() && c->current && computes(c))
 			share(c, c->current);
 		return;
 	}

@@ -967,9 +967,9 @@ unsigned free_carriers()
 	return n;
 }
 
-// A carrier whose fibers compute for 5 ms each is not stuck. It has to get the CPU for
-// that: these run alone (CMakeLists.txt). `make_ready` is called as
-// such a run begins; who is ready then runs before it ends, now or after a few more.
+// A carrier whose fibers compute for 5 ms each is not stuck. `make_ready` is called as
+// such a run begins; who is ready then runs before it ends, now or after a few more. The
+// carrier has to get the CPU for that: these run alone (CMakeLists.txt).
 template <typename F>
 void is_seen_beside_runs_of_milliseconds(std::atomic<int> &ran, F make_ready)
 {

@@ -392,7 +392,11 @@ void weft_sched_interrupt(struct carrier *c, struct fiber *f)
 	weft_carrier_wake(c);
 }
 
-/* Fibers whose ring operation is to end: for a signal, or to be begun anew. */
+/*
+ * Fibers whose ring operation is to end: for a signal, or to be begun anew. One that was
+ * done before we came here may wait on another carrier by now; who interrupts it there
+ * finds that it is queued, and leaves it to us.
+ */
 static bool sig_inbox_drain(struct carrier *c)
 {
 	if (!load_relaxed(&c->sig_inbox))
@@ -403,7 +407,11 @@ static bool sig_inbox_drain(struct carrier *c)
 		struct fiber *next = f->sig_next;
 
 		store_seq_cst(&f->sig_queued, 0);
-		if (f->io_carrier == c && f->io_pending && f->interruptible)
+		struct carrier *on = load_seq_cst(&f->io_carrier);
+
+		if (on && on != c)
+			weft_sched_interrupt(on, f);
+		else if (on && f->io_pending && f->interruptible)
 			weft_io_abort(c, f,
 				load_seq_cst(&f->attention) ? WEFT_WAKE_INTERRUPT
 							    : WEFT_WAKE_MOVED);

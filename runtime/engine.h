@@ -39,12 +39,12 @@ long weft_call_briefly(long nr, const long args[6]);
 /* ---- ring.c --------------------------------------------------------------- */
 
 int weft_ring_open(struct weft_ring **ret);
-int weft_ring_enable(struct weft_ring *r);
+int weft_ring_enable(struct weft_ring *r, int event_fd);
 void weft_ring_close(struct weft_ring *r);
 void weft_ring_forget(struct weft_ring *r);
 int weft_ring_fd(const struct weft_ring *r);
 void weft_ring_set_fd(struct weft_ring *r, int fd); /* a duplicate's number */
-void weft_ring_arm_event(struct weft_ring *r, int fd, uint64_t *value);
+void weft_ring_arm_event(struct weft_ring *r, uint64_t *value);
 void weft_ring_poll(struct weft_ring *r, int fd, unsigned events, uint64_t user_data);
 void weft_ring_accept(struct weft_ring *r, int fd, void *addr, void *addrlen, int flags,
 	uint64_t user_data);
@@ -124,14 +124,14 @@ static inline int weft_engine_open(struct carrier *c)
 static inline int weft_engine_enable(struct carrier *c)
 {
 	return weft_on_epoll() ? weft_poller_arm_event(c->poller, c->event_fd)
-			       : weft_ring_enable(c->ring);
+			       : weft_ring_enable(c->ring, c->event_fd);
 }
 
 /* … and when that thread is the carrier: its event is what wakes it up. */
 static inline void weft_engine_enter(struct carrier *c)
 {
 	if (!weft_on_epoll())
-		weft_ring_arm_event(c->ring, c->event_fd, &c->event_value);
+		weft_ring_arm_event(c->ring, &c->event_value);
 }
 
 static inline void weft_engine_close(struct carrier *c)

@@ -44,7 +44,6 @@ struct weft_ring {
 	struct stash *stash; /* oldest first */
 	uint16_t poll_first; /* IORING_RECVSEND_POLL_FIRST, or 0 before 5.19 */
 	unsigned inflight;   /* operations whose completion is still to come */
-	int event_fd;
 	uint64_t *event_value;
 };
 
@@ -150,11 +149,17 @@ static void probe(struct weft_ring *r)
 		     (p->ops[OP_WAITID].flags & IO_URING_OP_SUPPORTED);
 }
 
-/* On the carrier's own kernel thread, before its first operation. */
-int weft_ring_enable(struct weft_ring *r)
+/*
+ * On the carrier's own kernel thread, before its first operation. The event is the
+ * ring's file 0: its number may become the program's (weft_runtime_move_fd) while a read
+ * of it is queued, or before the next one is.
+ */
+int weft_ring_enable(struct weft_ring *r, int event_fd)
 {
 	int err = io_uring_enable_rings(&r->ring);
 
+	if (err >= 0)
+		err = io_uring_register_files(&r->ring, &event_fd, 1);
 	if (err < 0)
 		return err;
 	probe(r);
@@ -304,13 +309,13 @@ void weft_ring_submit(struct weft_ring *r)
 	submit_all(r);
 }
 
-void weft_ring_arm_event(struct weft_ring *r, int fd, uint64_t *value)
+void weft_ring_arm_event(struct weft_ring *r, uint64_t *value)
 {
 	struct io_uring_sqe *sqe = next_sqe(r);
 
-	r->event_fd = fd;
 	r->event_value = value;
-	io_uring_prep_read(sqe, fd, value, sizeof *value, 0);
+	io_uring_prep_read(sqe, 0, value, sizeof *value, 0);
+	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
 	io_uring_sqe_set_data64(sqe, EVENT);
 }
 
@@ -429,7 +434,7 @@ static void complete(struct carrier *c, uint64_t user_data, int res)
 	struct weft_ring *r = c->ring;
 
 	if (user_data == EVENT) {
-		weft_ring_arm_event(r, r->event_fd, r->event_value);
+		weft_ring_arm_event(r, r->event_value);
 		return;
 	}
 	if (!user_data) /* weft_ring_evict */

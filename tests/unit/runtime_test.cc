@@ -491,6 +491,35 @@ TEST(Descriptors, CanBeMovedWhileCarriersUseThem)
 	});
 }
 
+// A carrier asks for its event anew after each time it was woken.
+TEST(Descriptors, TheOldNumberOfAnEventIsTheProgramsAlone)
+{
+	on_runtime({2}, [] {
+		int old = weft_rt.carrier[1]->event_fd, fd[2];
+		char text[8];
+
+		OK(pipe(fd));
+		weft_sleep_until(in_ms(20)); // until carrier 1 has asked for it
+		ASSERT_EQ(weft_runtime_move_fd(old), 0);
+		OK(dup2(fd[0], old));
+		EXPECT_EQ(write(fd[1], "8 bytes.", 8), 8);
+		for (int wake = 0; wake < 4; wake++) {
+			Fibers fibers;
+			std::atomic<bool> ran{false};
+			uint64_t give_up = in_ms(5000);
+
+			weft_sleep_until(in_ms(5)); // until carrier 1 sleeps
+			fibers.start_on(1, [&] { ran = true; });
+			spin_until([&] { return ran || weft_now_ns() > give_up; });
+			ASSERT_TRUE(ran);
+			fibers.join();
+		}
+		OK(fcntl(old, F_SETFL, O_NONBLOCK));
+		EXPECT_EQ(read(old, text, sizeof text), 8);
+		close(old);
+	});
+}
+
 TEST(Descriptors, ThereAreNoneBeforeTheStart)
 {
 	int low, high;

@@ -1440,6 +1440,55 @@ TEST(Carriers, ShuffleRunsAnotherOrderForAnotherSeedAndTheSameForTheSame)
 	EXPECT_NE(one, two);
 }
 
+// It is queued for a fiber whose operation ends before the carrier looks, and which waits
+// on another one when the next interrupt comes.
+TEST(Carriers, AnInterruptThatWasLeftBehindIsPassedOn)
+{
+	on_runtime({2, true}, [] {
+		Fibers fibers;
+		struct carrier **on = weft_rt.carrier;
+		std::atomic<bool> holding{false}, go{false}, release{false};
+		int a[2], b[2];
+
+		unix_pair(a);
+		unix_pair(b);
+		struct fiber *f = fibers.start_on(1, [&] {
+			for (int fd : {a[0], b[0]}) {
+				char c;
+
+				EXPECT_EQ(weft_io_recv(fd, &c, 1, 0, nullptr, nullptr,
+						  WEFT_TRIED_NOT),
+					1);
+			}
+		});
+		const auto waits_on = [&](unsigned id) {
+			return is_parked(f, WEFT_REASON_READ) &&
+			       load_seq_cst(&f->io_carrier) == on[id];
+		};
+
+		until([&] { return waits_on(1); });
+		fibers.start_on(1, [&] {
+			holding = true;
+			spin_until([&] { return go.load(); });
+			weft_engine_flush(on[1]);
+			spin_until([&] { return release.load(); });
+		});
+		spin_until([&] { return holding.load(); });
+		weft_sched_interrupt(on[1], f);
+		OK(write(a[1], "x", 1));
+		go = true;
+		until([&] { return waits_on(0); });
+		weft_sched_interrupt(on[0], f);
+		release = true;
+		// It begins its wait anew, which here is elsewhere.
+		const uint64_t give_up = in_ms(5000);
+		until([&] { return waits_on(1) || weft_now_ns() > give_up; });
+		EXPECT_TRUE(waits_on(1));
+		OK(write(b[1], "x", 1));
+		fibers.join();
+	});
+}
+
 TEST(Carriers, AnInboxKeepsTheOrderOfItsPosts)
 {
 	on_runtime({2}, [] {

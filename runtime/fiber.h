@@ -102,8 +102,10 @@ enum weft_park_state weft_park_open(struct fiber *f);
 bool weft_claim(struct fiber *f, enum weft_wake how);
 /* Makes a claimed fiber runnable. May be called from any kernel thread. */
 void weft_unpark(struct fiber *f);
-/* The same; it is the next to run on the caller's carrier, if no other one is that. */
-void weft_unpark_next(struct fiber *f);
+/* The same; it runs before those who are in the queue of the caller's carrier. */
+void weft_unpark_first(struct fiber *f);
+/* … for n of them, if there is room: all, or else they would change their order. */
+bool weft_room_first(const struct carrier *c, unsigned n);
 /* Lets the others run first. */
 void weft_yield(void);
 /*

@@ -54,6 +54,7 @@ struct futex_waiter {
 	uintptr_t addr;              /* (b) */
 	uint32_t bitset;             /* (b) */
 	bool shared;                 /* (b) */
+	bool again;                  /* (b) its last wait was for the same word */
 	bool pi;                     /* (b) waits for ownership, not for a wake-up */
 	int tid;                     /* (c) of a PI waiter */
 	struct fiber *fiber;         /* (c) or NULL */
@@ -200,7 +201,8 @@ struct carrier {
 	uint64_t turn_tsc;   /* (o) since when it runs what was first in its queue */
 	uint64_t turn_cpu;   /* (o) its thread's CPU time when that was asked last … */
 	unsigned turn_run;   /* (o) … and `ticks` then */
-	struct fiber *next;  /* (a) ready, and before the queue */
+	struct runq woken;   /* ready, and before the queue */
+	unsigned woken_runs; /* (o) of those since the last one of the queue */
 	struct runq runq;
 	struct fiber *spill_head, *spill_tail; /* (spill_lock) the queue's overflow */
 	uint32_t spill_count;

@@ -210,6 +210,112 @@ TEST(Sched, TwoThatWakeEachOtherLetTheQueueRun)
 	});
 }
 
+// … sooner when they compute.
+TEST(Sched, TwoThatComputeAndWakeEachOtherLetTheQueueRun)
+{
+	on_runtime({1}, [] {
+		Fibers fibers;
+		uint32_t word[2] = {1, 0};
+		bool ran = false;
+		int rounds = 0;
+
+		for (int i = 0; i < 2; i++)
+			fibers.start([&, i] {
+				while (!ran && rounds < 30) {
+					while (!word[i])
+						wait_on(word[i]);
+					word[i] = 0;
+					rounds++;
+					compute(1000000);
+					word[!i] = 1;
+					wake_one(word[!i]);
+				}
+			});
+		weft_yield();
+		ran = true;
+		fibers.join();
+		EXPECT_LT(rounds, 6);
+	});
+}
+
+// How many of those in the queue run before all that `wake` wakes have run, which take
+// 50 us each; the fewest of some times, as the kernel may stop us for longer than that.
+int queue_before_woken(int n, const std::function<void(uint32_t *words)> &wake)
+{
+	enum { TIMES = 20, OTHERS = 50, MOST = 64 };
+	int fewest = OTHERS;
+
+	for (int i = 0; i < TIMES; i++) {
+		Fibers fibers;
+		uint32_t words[MOST] = {};
+		int woken = 0, before = 0;
+
+		for (int k = 0; k < n; k++)
+			start_waiting(fibers, words[k], [&] {
+				compute(50000);
+				woken++;
+			});
+		for (int k = 0; k < OTHERS; k++)
+			fibers.start([&] { before += woken < n; });
+		wake(words);
+		fibers.join();
+		fewest = std::min(fewest, before);
+	}
+	return fewest;
+}
+
+TEST(Sched, AllWhomAFiberWakesGoBeforeTheQueue)
+{
+	on_runtime({1}, [] {
+		enum { N = 30 };
+
+		EXPECT_EQ(queue_before_woken(N,
+				  [](uint32_t *words) {
+					  for (int k = 0; k < N; k++)
+						  EXPECT_EQ(wake_one(words[k]), 1);
+				  }),
+			0);
+	});
+}
+
+// Whoever tries in vain to have what all were woken for is behind the queue next time.
+TEST(Sched, ABroadcastGoesBeforeTheQueueOnce)
+{
+	on_runtime({1}, [] {
+		enum { N = 20 };
+
+		for (int round = 0; round < 20; round++) {
+			Fibers fibers;
+			uint32_t word = 0;
+			int tried = 0, queued = 0, before[2] = {};
+
+			for (int i = 0; i < N; i++)
+				fibers.start([&] {
+					for (int k = 0; k < 2; k++) {
+						wait_on(word);
+						tried++;
+						before[k] += queued;
+					}
+				});
+			weft_yield();
+			for (int k = 0; k < 2; k++) {
+				tried = queued = 0;
+				fibers.start([&] { queued++; });
+				EXPECT_EQ(weft_futex_wake(
+						  &word, INT_MAX, UINT32_MAX, false),
+					N);
+				while (tried < N)
+					weft_yield();
+			}
+			fibers.join();
+			EXPECT_EQ(before[1], N);
+			if (!before[0])
+				return; // or a turn ended: it took more than 2 ms
+		}
+		ADD_FAILURE() << "the queue went first each time";
+	});
+}
+
 // A turn ends soon where an answer was given, later where a request was taken in hand,
 // and latest at a call that only wakes others: that one may hold what they wait for.
 // Longer behind a long queue.
@@ -381,17 +487,30 @@ uint32_t queued_on(unsigned carrier)
 {
 	struct carrier *c = weft_rt.carrier[carrier];
 
-	return load_relaxed(&c->runq.tail) - load_relaxed(&c->runq.head) +
+	return load_relaxed(&c->woken.tail) - load_relaxed(&c->woken.head) +
+	       load_relaxed(&c->runq.tail) - load_relaxed(&c->runq.head) +
 	       load_relaxed(&c->spill_count);
 }
 
-TEST(Steal, ThiefTakesTheOlderHalf)
+// Eight become ready on carrier 0: begun, or woken.
+void older_half_is_taken(bool woken)
 {
-	on_runtime({2}, [] {
+	on_runtime({2}, [=] {
 		Fibers fibers;
 		std::atomic<bool> hold{true}, holding{false}, first{false}, go{false};
 		std::vector<int> ran;
+		uint32_t words[8] = {};
 
+		auto runs = [&](int i) {
+			if (i == 0) {
+				first = true;
+				spin_until([&] { return go.load(); });
+			}
+			if (carrier_id() == 1)
+				ran.push_back(i);
+		};
+		for (int i = 0; woken && i < 8; i++)
+			start_waiting(fibers, words[i], [&, i] { runs(i); });
 		/* Carrier 1 is kept busy while carrier 0 collects eight. */
 		fibers.start_on(1, [&] {
 			holding = true;
@@ -399,14 +518,10 @@ TEST(Steal, ThiefTakesTheOlderHalf)
 		});
 		spin_until([&] { return holding.load(); });
 		for (int i = 0; i < 8; i++)
-			fibers.start([&, i] {
-				if (i == 0) {
-					first = true;
-					spin_until([&] { return go.load(); });
-				}
-				if (carrier_id() == 1)
-					ran.push_back(i);
-			});
+			if (woken)
+				EXPECT_EQ(wake_one(words[i]), 1);
+			else
+				fibers.start([&, i] { runs(i); });
 		EXPECT_EQ(queued_on(0), 8u);
 		hold = false;
 		spin_until([&] { return first.load(); });
@@ -424,6 +539,16 @@ TEST(Steal, ThiefTakesTheOlderHalf)
 		EXPECT_GE(weft_rt.carrier[1]->counters[WEFT_COUNTER_STOLEN], 7u);
 		EXPECT_LE(weft_rt.carrier[1]->counters[WEFT_COUNTER_STOLEN], 8u);
 	});
+}
+
+TEST(Steal, ThiefTakesTheOlderHalf)
+{
+	older_half_is_taken(false);
+}
+
+TEST(Steal, ThiefTakesTheOlderHalfOfTheWoken)
+{
+	older_half_is_taken(true);
 }
 
 // But for now and then: where that is kept from running by the kernel, or by a fiber.

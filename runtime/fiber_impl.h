@@ -54,7 +54,6 @@ struct futex_waiter {
 	uintptr_t addr;              /* (b) */
 	uint32_t bitset;             /* (b) */
 	bool shared;                 /* (b) */
-	bool again;                  /* (b) its last wait was for the same word */
 	bool pi;                     /* (b) waits for ownership, not for a wake-up */
 	int tid;                     /* (c) of a PI waiter */
 	struct fiber *fiber;         /* (c) or NULL */
@@ -92,6 +91,7 @@ struct fiber {
 	uint8_t heard;       /* (o) waits for a peer since it asked where that runs */
 	uint8_t returns;     /* (o) from a helper: not behind the whole queue */
 	uint8_t waited;      /* (o) in another carrier's queue: not behind this one's */
+	uint8_t firsts; /* (o) how often it went before the queue since it was in it */
 	uint8_t interruptible;   /* (o) a signal may end this park */
 	uint8_t accounted;       /* (a) its CPU time is read at every switch */
 	uint8_t bind_due;        /* (a) 0, or an enum weft_bind_reason and 1 */

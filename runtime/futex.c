@@ -132,7 +132,6 @@ static long wait_fiber(struct fiber *f, struct wait_arg *a, uint32_t bitset, boo
 {
 	enum weft_wake how;
 
-	f->fw.again = f->fw.addr == (uintptr_t)a->word;
 	f->fw.addr = (uintptr_t)a->word;
 	f->fw.bitset = bitset;
 	f->fw.shared = shared;
@@ -272,13 +271,6 @@ static int wake_locked(struct futex_bucket *b, uintptr_t addr, int max, uint32_t
 	return n;
 }
 
-/*
- * Whom a fiber wakes goes before the queue. Of many for whom one lock is free all but one
- * wait again, and may wake all others meanwhile (InnoDB's readers do, when a writer was
- * first): from the second time on they are in the queue, or whoever holds the lock would
- * be behind all of them each time. (MariaDB, 1,024 connections that update rows: some
- * stood for 286 seconds.)
- */
 void weft_futex_unpark(struct fiber *f, int n)
 {
 	struct carrier *c = (struct carrier *)weft_rdgsbase();
@@ -290,7 +282,7 @@ void weft_futex_unpark(struct fiber *f, int n)
 	while (f) {
 		struct fiber *next = f->qnext;
 
-		if (first && (n == 1 || !f->fw.again))
+		if (first)
 			weft_unpark_first(f);
 		else
 			weft_unpark(f);

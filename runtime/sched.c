@@ -32,6 +32,7 @@ enum {
 	WOKEN_NS = 300000,  /* after each of the queue who was woken goes first so long */
 	WOKEN_RUNS = 32,    /* … or so often, if that takes longer … */
 	WOKEN_MOST_NS = 2000000, /* … but than this */
+	FIRSTS = 8,              /* how often in a row one may go before the queue */
 	POLL_EVERY = 32,  /* switches between two looks at ring, inbox and timers */
 	LOOK_NS = 300000, /* … for those that give way */
 	TIMERS_MOST = 32, /* that fire at each look, less by those that are ready … */
@@ -194,6 +195,7 @@ static void spill_refill(struct carrier *c)
 void weft_sched_ready(struct carrier *c, struct fiber *f)
 {
 	store_relaxed(&f->state, FIBER_READY);
+	f->firsts = 0;
 	/* Once something has spilled, order is kept by spilling on. */
 	if (unlikely(load_relaxed(&c->spill_count)) || !runq_push(&c->runq, f))
 		spill_push(c, f);
@@ -207,13 +209,21 @@ void weft_sched_ready(struct carrier *c, struct fiber *f)
  * of them wait. (MariaDB, as many connections that update rows, most of them the same
  * hundred: with 1,024 2.5 times the transactions of a place for one alone, with 4,096 8
  * to 19 times; its 99th percentile with 128 0.55.)
+ *
+ * FIRSTS times, and once in the queue. Those that do nothing but wake each other would
+ * keep it waiting without an end, as would many that try in vain to have what one of them
+ * gets, and wake each other for that (InnoDB's readers: some stood for 286 seconds). (10
+ * pairs that take turns beside 200 threads that ask and answer: 50th percentile of the
+ * answers 19.4 and 0.05 ms, natively 0.06; 500 pairs: 184 and 0.8, natively 3.5.)
  */
 static void ready_first(struct carrier *c, struct fiber *f)
 {
 	store_relaxed(&f->state, FIBER_READY);
 	if ((weft_rt.config.stress_shuffle && next_random(c) % 2) ||
-		!runq_push(&c->woken, f))
+		f->firsts >= FIRSTS || !runq_push(&c->woken, f))
 		weft_sched_ready(c, f);
+	else
+		f->firsts++;
 }
 
 /* The oldest in the queue. */
@@ -1074,10 +1084,9 @@ static struct fiber *wait_for_held(struct carrier *c)
 }
 
 /*
- * Two that wake each other all the time would keep the queue waiting for ever. Where each
- * of the woken stands for one of the queue that has begun, their number ends by itself;
- * one more of the queue each 300 us, as fast as they end, would keep it as large as it
- * is.
+ * One of the queue now and then all the same. Not more often, as most of the woken stand
+ * for one of the queue that has begun: another one each 300 us, as fast as they end,
+ * would keep their number as large as it is.
  */
 static bool woken_first(const struct carrier *c)
 {

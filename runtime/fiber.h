@@ -102,10 +102,12 @@ enum weft_park_state weft_park_open(struct fiber *f);
 bool weft_claim(struct fiber *f, enum weft_wake how);
 /* Makes a claimed fiber runnable. May be called from any kernel thread. */
 void weft_unpark(struct fiber *f);
-/* The same; it runs before those who are in the queue of the caller's carrier. */
-void weft_unpark_first(struct fiber *f);
-/* … for n of them, if there is room: all, or else they would change their order. */
-bool weft_room_first(const struct carrier *c, unsigned n);
+/*
+ * The same for a list, linked by qnext, that was woken at once. They run before those who
+ * are in the queue of the caller's carrier, if there is room for n: all of them, or else
+ * they would change their order.
+ */
+void weft_unpark_woken(struct fiber *list, unsigned n);
 /* Lets the others run first. */
 void weft_yield(void);
 /*

@@ -274,20 +274,10 @@ static int wake_locked(struct futex_bucket *b, uintptr_t addr, int max, uint32_t
 void weft_futex_unpark(struct fiber *f, int n)
 {
 	struct carrier *c = (struct carrier *)weft_rdgsbase();
-	bool first;
 
 	if (c)
 		weft_count_add(c, FUTEX_WAKES, (unsigned)n);
-	first = c && weft_room_first(c, (unsigned)n);
-	while (f) {
-		struct fiber *next = f->qnext;
-
-		if (first)
-			weft_unpark_first(f);
-		else
-			weft_unpark(f);
-		f = next;
-	}
+	weft_unpark_woken(f, (unsigned)n);
 }
 
 long weft_futex_wake(void *word, int max, uint32_t bitset, bool shared)

@@ -106,14 +106,17 @@ def table(path):
         return [statistics.median(column) for column in zip(*rows)]
 
     print(
-        f"{'test':<18} {'clients':>7} {'server':<15} {'tps':>8} {'p95 ms':>8} "
-        f"{'p99 ms':>8} {'CPU us/tx':>9} {'threads':>7}"
+        f"{'test':<18} {'clients':>7} {'server':<15} {'tps':>7} {'(of all runs)':>15} {'p95 ms':>7} "
+        f"{'p99 ms':>7} {'(of all runs)':>17} {'CPU us/tx':>9} {'threads':>7}"
     )
     for (test, clients, mode), rows in load.items():
         tps, p95, p99, cpu, threads = medians(rows)
+        all_tps, _, all_p99, _, _ = zip(*rows)
+        tps_range = f"({min(all_tps):.0f}..{max(all_tps):.0f})"
+        p99_range = f"({min(all_p99):.2f}..{max(all_p99):.2f})"
         print(
-            f"{test:<18} {clients:>7} {mode:<15} {tps:>8.0f} {p95:>8.2f} "
-            f"{p99:>8.2f} {cpu:>9.1f} {threads:>7.0f}"
+            f"{test:<18} {clients:>7} {mode:<15} {tps:>7.0f} {tps_range:>15} {p95:>7.2f} "
+            f"{p99:>7.2f} {p99_range:>17} {cpu:>9.1f} {threads:>7.0f}"
         )
     print()
     print(

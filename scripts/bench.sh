@@ -11,13 +11,14 @@ usage: scripts/bench.sh [OPTION]...
 Measures natively and under weft by turns (A B A B ...), everything on CPU 0:
 create + join, handing a turn over (condition variable, semaphore), yield,
 100,000 threads alive at once, 10,000 sleepers, 1,000 threads that ask and answer
-beside two that compute, and demos/echo with 1, 100, 1,000 and 10,000 connections. Prints a Markdown table: medians, in brackets the
-smallest and largest, and ratios.
+beside two that compute, 200 beside ten pairs that hand a turn to and fro, and
+demos/echo with 1, 100, 1,000 and 10,000 connections. Prints a Markdown table:
+medians, in brackets the smallest and largest, and ratios.
 
   --rounds N       rounds (5)
   --seconds S      time to measure each echo run (1.5)
   --quick          2 rounds with small numbers, to see that it works
-  --only NAMES     of micro, spawn, sleep, hogs, echo; with commas
+  --only NAMES     of micro, spawn, sleep, hogs, turns, echo; with commas
   --native-only    natively only
   --build-dir DIR  use what is built there; install and build nothing
   -h               this text
@@ -31,8 +32,9 @@ END
 rounds=
 seconds=
 quick=false
-only=micro,spawn,sleep,hogs,echo
+only=micro,spawn,sleep,hogs,turns,echo
 hog_pauses=(100 25)
+turn_pause=20
 modes=(native weft)
 build_dir=
 while [ $# -gt 0 ]; do
@@ -71,8 +73,8 @@ fi
 [[ $seconds =~ ^[0-9]+(\.[0-9]+)?$ ]] || fail "--seconds $seconds is not a time"
 for word in ${only//,/ }; do
 	case $word in
-	micro | spawn | sleep | hogs | echo) ;;
-	*) fail "--only $word: there are micro, spawn, sleep, hogs, echo" ;;
+	micro | spawn | sleep | hogs | turns | echo) ;;
+	*) fail "--only $word: there are micro, spawn, sleep, hogs, turns, echo" ;;
 	esac
 done
 
@@ -156,24 +158,24 @@ one_sleep() {
 	done
 }
 
-# hogs_on NAME CPU: on that CPU, or on all. There nobody is favoured: in a session of
-# greater weight the kernel leaves the thread that makes the others without a CPU.
-hogs_on() {
-	local name=$1 pin=$2 favoured=$favoured mode key ms
+# beside WHAT N OTHERS MS NAME CPU: on that CPU, or on all. There nobody is favoured: in
+# a session of greater weight the kernel leaves the thread that makes the others
+# without a CPU.
+beside() {
+	local what=$1 n=$2 others=$3 ms=$4 name=$5 pin=$6 favoured=$favoured mode key
 	[ -n "$pin" ] || favoured=false
-	for ms in "${hog_pauses[@]}"; do
-		for mode in "${modes[@]}"; do
-			micro "$mode" hogs 1000 2 "$hogged" "$ms" || continue
-			for key in answers p50_us p99_us computed; do
-				sample "hogs${ms}_${name}_$key" "$mode" "${result[$key]}"
-			done
+	for mode in "${modes[@]}"; do
+		micro "$mode" "$what" "$n" "$others" "$hogged" "$ms" || continue
+		for key in answers p50_us p99_us computed turns; do
+			[ -z "${result[$key]:-}" ] || sample "${what}${ms}_${name}_$key" "$mode" "${result[$key]}"
 		done
 	done
 }
 
-one_hogs() {
-	hogs_on one "$pin"
-	[ "$(nproc)" -eq 1 ] || hogs_on all ''
+# beside_on_all WHAT N OTHERS MS: on one CPU, then on all.
+beside_on_all() {
+	beside "$@" one "$pin"
+	[ "$(nproc)" -eq 1 ] || beside "$@" all ''
 }
 
 one_echo() {
@@ -276,8 +278,21 @@ row() {
 	}'
 }
 
+# beside_rows NAME TEXT KEY DONE
+beside_rows() {
+	local on note
+	for on in one all; do
+		note=
+		[ "$on" = one ] || note=', on all CPUs'
+		row "$2$note: p50" "$1_${on}_p50_us" us less
+		row '... p99' "$1_${on}_p99_us" us less
+		row '... answers' "$1_${on}_answers" '' more
+		row "... $4" "$1_${on}_$3" '' more
+	done
+}
+
 table() {
-	local n on note
+	local n
 	echo '| on one core | native | weft | weft is better by |'
 	echo '|---|---|---|---|'
 	row 'create + join' serial ns less
@@ -295,16 +310,11 @@ table() {
 	row '... late, p99' sleep_p99_us us less
 	row '... CPU per wake' sleep_cpu_us_per_wake us less
 	for n in "${hog_pauses[@]}"; do
-		for on in one all; do
-			note=
-			[ "$on" = one ] || note=', on all CPUs'
-			row "1,000 threads ask every $n ms, or answer, beside two that compute$note: p50" \
-				"hogs${n}_${on}_p50_us" us less
-			row '... p99' "hogs${n}_${on}_p99_us" us less
-			row '... answers' "hogs${n}_${on}_answers" '' more
-			row '... what the two get done' "hogs${n}_${on}_computed" '' more
-		done
+		beside_rows "hogs${n}" "1,000 threads ask every $n ms, or answer, beside two that compute" \
+			computed 'what the two get done'
 	done
+	beside_rows "turns$turn_pause" "200 threads ask every $turn_pause ms, or answer, beside ten pairs that hand over a turn" \
+		turns 'turns of the pairs'
 	for n in "${echo_conns[@]}"; do
 		row "echo, connections: $(with_commas "$n"); server CPU per request" \
 			"echo${n}_srv_cpu_us_per_req" us less
@@ -349,7 +359,12 @@ for ((round = 1; round <= rounds; round++)); do
 		one_sleep
 	fi
 	if wanted hogs; then
-		one_hogs
+		for n in "${hog_pauses[@]}"; do
+			beside_on_all hogs 1000 2 "$n"
+		done
+	fi
+	if wanted turns; then
+		beside_on_all turns 200 10 "$turn_pause"
 	fi
 	if wanted echo; then
 		for n in "${echo_conns[@]}"; do

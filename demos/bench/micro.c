@@ -19,6 +19,9 @@
  *	                          N threads in pairs, one asks every MS milliseconds or
  *	                          so, the other answers, beside HOGS threads that
  *	                          compute; how long does an answer take?
+ *	micro turns N PAIRS SECONDS MS
+ *	                          the same beside PAIRS pairs of threads that do
+ *	                          nothing but hand a turn to and fro
  *
  * Each prints one line of key=value. scripts/bench.sh runs them all.
  */
@@ -344,7 +347,7 @@ static void sleepers(long count, double seconds)
 }
 
 /* ------------------------------------------------------------------ */
-/* hogs                                                                */
+/* hogs, turns                                                         */
 
 static void one_byte(ssize_t got, const char *what)
 {
@@ -388,7 +391,7 @@ static void *asks(void *arg)
 	return NULL;
 }
 
-static atomic_ulong computed;
+static atomic_ulong done_beside; /* what the others got done meanwhile */
 
 static void *hog(void *arg)
 {
@@ -399,14 +402,37 @@ static void *hog(void *arg)
 	for (; now_ns() < sleep_until_ns; turns++)
 		for (int i = 0; i < 10000; i++)
 			n = n * 6364136223846793005u + 1442695040888963407u;
-	atomic_fetch_add(&computed, turns + (n == 0));
+	atomic_fetch_add(&done_beside, turns + (n == 0));
 	return NULL;
 }
 
-static void hogs(long count, long hog_count, double seconds)
+/* Two semaphores for each pair, next to each other; whoever sees first that the
+ * time is over lets the other one see it, too. */
+static sem_t *turns_of;
+
+static void *takes_turns(void *arg)
+{
+	long me = (long)arg;
+	unsigned long turns = 0;
+
+	while (now_ns() < sleep_until_ns) {
+		while (sem_wait(&turns_of[me]) < 0)
+			check(errno == EINTR ? 0 : errno, "sem_wait");
+		turns++;
+		sem_post(&turns_of[me ^ 1]);
+	}
+	sem_post(&turns_of[me ^ 1]);
+	atomic_fetch_add(&done_beside, turns);
+	return NULL;
+}
+
+/* `count` threads that ask and answer, and `others` that run `routine`, each
+ * with its number. `done` is the word for what the others do. */
+static void ask_beside(const char *what, long count, void *(*routine)(void *),
+	long others, const char *done, double seconds)
 {
 	long pairs = count / 2, made = 0;
-	pthread_t *threads = malloc((size_t)(2 * pairs + hog_count) * sizeof(*threads));
+	pthread_t *threads = malloc((size_t)(2 * pairs + others) * sizeof(*threads));
 	pthread_attr_t attr;
 	uint64_t asked = 0;
 
@@ -415,8 +441,8 @@ static void hogs(long count, long hog_count, double seconds)
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, 16 * 1024);
 	sleep_until_ns = now_ns() + (uint64_t)(seconds * SECOND);
-	for (long i = 0; i < hog_count; i++)
-		check(pthread_create(&threads[made++], NULL, hog, NULL),
+	for (long i = 0; i < others; i++)
+		check(pthread_create(&threads[made++], NULL, routine, (void *)i),
 			"pthread_create");
 	for (long i = 0; i < pairs; i++) {
 		int fd[2];
@@ -432,12 +458,23 @@ static void hogs(long count, long hog_count, double seconds)
 		check(pthread_join(threads[i], NULL), "pthread_join");
 	for (long i = 0; i < LATE_MAX; i++)
 		asked += late[i];
-	printf("hogs threads=%ld hogs=%ld pause_ms=%u answers=%lu p50_us=%ld p99_us=%ld p999_us=%ld "
-	       "computed=%lu\n",
-		2 * pairs, hog_count, pause_us / 1000, asked, late_us(asked, .5),
-		late_us(asked, .99), late_us(asked, .999), atomic_load(&computed));
+	printf("%s threads=%ld others=%ld pause_ms=%u answers=%lu p50_us=%ld p99_us=%ld "
+	       "p999_us=%ld %s=%lu\n",
+		what, 2 * pairs, others, pause_us / 1000, asked, late_us(asked, .5),
+		late_us(asked, .99), late_us(asked, .999), done,
+		atomic_load(&done_beside));
 	free(late);
 	free(threads);
+}
+
+static void turns(long count, long pairs, double seconds)
+{
+	turns_of = calloc((size_t)pairs * 2, sizeof(*turns_of));
+	check(turns_of ? 0 : ENOMEM, "malloc");
+	for (long i = 0; i < 2 * pairs; i++)
+		check(sem_init(&turns_of[i], 0, i % 2 == 0) ? errno : 0, "sem_init");
+	ask_beside("turns", count, takes_turns, 2 * pairs, "turns", seconds);
+	free(turns_of);
 }
 
 /* ------------------------------------------------------------------ */
@@ -476,11 +513,15 @@ int main(int argc, char **argv)
 		sleepers(count, number(argv[3], 0.01, 1e4));
 	else if (strcmp(what, "hogs") == 0 && argc == 6) {
 		pause_us = (uint32_t)(1000 * number(argv[5], 0.01, 1e4));
-		hogs(count, (long)number(argv[3], 0, 1e4), number(argv[4], 0.01, 1e4));
+		ask_beside(what, count, hog, (long)number(argv[3], 0, 1e4), "computed",
+			number(argv[4], 0.01, 1e4));
+	} else if (strcmp(what, "turns") == 0 && argc == 6) {
+		pause_us = (uint32_t)(1000 * number(argv[5], 0.01, 1e4));
+		turns(count, (long)number(argv[3], 1, 1e4), number(argv[4], 0.01, 1e4));
 	} else {
 		fprintf(stderr, "usage: micro spawn N STACK_KB | serial N | cond N | "
 				"sem N | yield N | sleep N SECONDS | "
-				"hogs N HOGS SECONDS MS\n");
+				"hogs N HOGS SECONDS MS | turns N PAIRS SECONDS MS\n");
 		return 2;
 	}
 	return 0;

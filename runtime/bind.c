@@ -136,7 +136,7 @@ static struct carrier *make(struct fiber *f)
 	if (fresh)
 		c = weft_carrier_new(BOUND_ID + made, CARRIER_BOUND);
 	else
-		weft_runq_init(c);
+		weft_sched_init(c);
 	if (!c)
 		goto out;
 	c->bound = f;

@@ -123,7 +123,7 @@ struct carrier *weft_carrier_new(unsigned id, enum carrier_kind kind)
 	c->sched_top = base + PAGE + SCHED_STACK;
 	c->signal_stack = base + 2 * PAGE + SCHED_STACK;
 	c->signal_stack_size = SIGNAL_STACK;
-	weft_runq_init(c);
+	weft_sched_init(c);
 	weft_timers_init(&c->timers);
 	return c;
 }

@@ -8,7 +8,7 @@
  * switched fibers since the last look; the second time it has not, it counts as stuck:
  *
  *   - nothing is given to it any more (ODD_STUCK), and carriers that are free take its
- *     queue, inbox and timers (take_over, sched.c);
+ *     queue, inbox and timers (take_over, balance.c);
  *   - its ring answers to its own kernel thread alone: a kick makes that thread, between
  *     two instructions of the fiber, end all operations there; the fibers begin them anew
  *     on the carriers that run them next. That happens once per episode, so a call that

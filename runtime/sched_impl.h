@@ -99,29 +99,36 @@ static inline void weft_monitor_wake(void)
 }
 
 /* sched.c */
+void weft_sched_init(struct carrier *c);
 void weft_sched_run_fiber(struct carrier *c, struct fiber *f);
 void weft_sched_loop(void *carrier);
-void weft_sched_home(void *carrier); /* the same, begun by a fiber's first park */
-void weft_sched_ready(struct carrier *c, struct fiber *f); /* on c's own thread */
-void weft_sched_post(struct carrier *c, struct fiber *f);  /* from anywhere */
-void weft_sched_interrupt(struct carrier *c, struct fiber *f);
-void weft_carrier_wake(struct carrier *c);
-void weft_sched_called(struct carrier *c);         /* in its signal handler */
-void weft_sched_give_way(void);                    /* if it was called meanwhile */
+void weft_sched_home(void *carrier);       /* the same, begun by a fiber's first park */
+void weft_sched_called(struct carrier *c); /* in its signal handler */
 bool weft_sched_has_work(const struct carrier *c); /* of a stuck carrier */
-bool weft_sched_wake_one(const struct carrier *but);
 unsigned weft_sched_queued(const struct carrier *c);
 bool weft_sched_unseen(const struct carrier *c); /* ready, and c does not know */
-void weft_runq_init(struct carrier *c);
-void weft_park_finish(struct fiber *f, enum weft_wake how);
-
-void weft_sched_give(struct carrier *c, struct fiber *f); /* to this one alone */
 /* c hands all it has to others, and is given nothing from then on. False: it cannot. */
 bool weft_sched_retire(struct carrier *c);
+void weft_park_finish(struct fiber *f, enum weft_wake how);
+
+/* queue.c */
+void weft_sched_ready(struct carrier *c, struct fiber *f); /* on c's own thread */
+
+/* inbox.c: from anywhere */
+void weft_carrier_wake(struct carrier *c);
+void weft_sched_post(struct carrier *c, struct fiber *f);
+void weft_sched_give(struct carrier *c, struct fiber *f); /* to this one alone */
+void weft_sched_interrupt(struct carrier *c, struct fiber *f);
 /* Of a bound carrier: its fiber, if it was given back; what is others' goes to them. */
 struct fiber *weft_sched_take_bound(struct carrier *c);
 /* From the monitor: what was given to a bound carrier just when it became one. */
 void weft_sched_rescue(struct carrier *c);
+
+/* balance.c: wakes a sleeping carrier; false when none sleeps. */
+bool weft_sched_wake_one(const struct carrier *but);
+
+/* turn.c: the fiber lets its carrier do its work if it was called meanwhile. */
+void weft_sched_give_way(void);
 
 /* bind.c */
 struct fiber *weft_bound_next(struct carrier *c);

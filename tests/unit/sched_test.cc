@@ -1,4 +1,5 @@
-// runtime/sched.c: who runs when and where; parking, claiming, waking.
+// runtime/sched.c, queue.c, inbox.c, balance.c, turn.c: who runs when and where; parking,
+// claiming, waking.
 #include "on_fibers.h"
 
 #include <mutex>
@@ -343,7 +344,7 @@ TEST(Sched, ATurnLastsLongerForWhoHoldsARequestOrALock)
 	on_runtime({1}, [] {
 		Fibers fibers;
 		struct carrier *c = weft_carrier_self();
-		const uint64_t ms = 2500000; // in TSC ticks, as sched.c takes it
+		const uint64_t ms = 2500000; // in TSC ticks, as queue_impl.h takes it
 		// How long a turn lasts that is looked at all the time; 0: nobody is
 		// asked to give way.
 		const auto lasts = [&](enum weft_turn at) {
@@ -1665,7 +1666,7 @@ TEST(Carriers, AnInboxKeepsTheOrderOfItsPosts)
 	});
 }
 
-// The race drawn at the head of sched.c: post against going to sleep.
+// The race drawn at the head of inbox.c: post against going to sleep.
 TEST(Carriers, APostNeverMissesACarrierThatGoesToSleep)
 {
 	on_runtime({2}, [] {

@@ -22,7 +22,7 @@ class FakeCarrier
 		CHECK((void *)c_ != MAP_FAILED);
 		c_->self = c_;
 		c_->kind = CARRIER_FULL;
-		weft_runq_init(c_);
+		weft_sched_init(c_);
 		weft_timers_init(&c_->timers);
 		weft_wrgsbase((uintptr_t)c_);
 	}

@@ -1,0 +1,132 @@
+/*
+ * queue_impl.h - who is ready on a carrier, and who is on the way there: shared by
+ * those that fill its queues, take from them, and move fibers between carriers.
+ */
+#pragma once
+#include "sched_impl.h"
+
+enum {
+	WEFT_LONG_NS = 100000, /* who ran so long computes: worth another core's waking */
+	WEFT_POLL_EVERY = 32,  /* switches between two looks at ring, inbox and timers */
+};
+
+/* The TSC runs at 2-4 GHz on every machine of these years: 2.5 is near enough. */
+#define WEFT_TSC(ns) ((uint64_t)(ns)*5 / 2)
+
+static inline uint64_t weft_random(struct carrier *c)
+{
+	uint64_t x = c->rng;
+
+	x ^= x << 13;
+	x ^= x >> 7;
+	x ^= x << 17;
+	return c->rng = x;
+}
+/* ---- the bounded queue ----------------------------------------------------- */
+
+static inline bool runq_push(struct runq *q, struct fiber *f)
+{
+	uint32_t t = q->tail;
+
+	if (t - load_acquire(&q->head) >= RUNQ_SIZE) /* [runq-head] */
+		return false;
+	store_relaxed(&q->slot[t % RUNQ_SIZE], f);
+	store_release(&q->tail, t + 1); /* [runq-tail] the slot is filled first */
+	return true;
+}
+
+static inline struct fiber *runq_pop(struct runq *q)
+{
+	uint32_t h = load_acquire(&q->head);
+
+	for (;;) {
+		if (h == load_acquire(&q->tail)) /* [runq-tail] */
+			return NULL;
+		struct fiber *f = load_relaxed(&q->slot[h % RUNQ_SIZE]);
+
+		if (cas_acq_rel(&q->head, &h, h + 1)) /* [runq-head] */
+			return f;
+	}
+}
+
+/* May be asked by others: head first, which only grows towards the later tail. */
+static inline uint32_t runq_length(const struct runq *q)
+{
+	uint32_t head = load_acquire(&q->head);
+
+	return load_acquire(&q->tail) - head;
+}
+
+static inline uint32_t ready_on(const struct carrier *c)
+{
+	return runq_length(&c->woken) + runq_length(&c->runq) +
+	       load_relaxed(&c->spill_count);
+}
+
+/* ---- queue.c --------------------------------------------------------------- */
+
+/* Those that have waited elsewhere, the oldest first; {0} before the first. */
+struct waited {
+	struct fiber *first, *last;
+	uint32_t count;
+};
+
+static inline void waited_add(struct waited *w, struct fiber *f)
+{
+	f->qnext = NULL;
+	if (w->last)
+		w->last->qnext = f;
+	else
+		w->first = f;
+	w->last = f;
+	w->count++;
+}
+
+void weft_spill_push(struct carrier *c, struct fiber *f);
+struct fiber *weft_spill_take(struct carrier *c);
+/* By turns with those that are here. Behind all of them they would wait a second time. */
+void weft_spill_merge(struct carrier *c, const struct waited *w);
+/* Before the queue, some times in a row; on c's own thread. */
+void weft_ready_first(struct carrier *c, struct fiber *f);
+/* The oldest in the queue. */
+struct fiber *weft_queue_take(struct carrier *c);
+/* Any that is ready, for those who take all. */
+struct fiber *weft_ready_take(struct carrier *c);
+/* Whose turn it is on c; NULL when nobody is ready. On its own thread. */
+struct fiber *weft_ready_next(struct carrier *c);
+
+/* ---- inbox.c --------------------------------------------------------------- */
+
+/* Another carrier that does its ordinary work; NULL when there is none. */
+struct carrier *weft_somebody_but(const struct carrier *c);
+/* What others gave to `from` becomes ready on c, the calling carrier. */
+bool weft_inbox_drain(struct carrier *c, struct carrier *from);
+/* The same for fibers of c whose operation in its ring is to end. */
+bool weft_sig_inbox_drain(struct carrier *c);
+
+/* ---- balance.c ------------------------------------------------------------- */
+
+/* On one CPU another carrier would only take turns with this one. */
+static inline bool others_could_help(void)
+{
+	return unlikely(load_relaxed(&weft_rt.sleepers)) && weft_rt.cpus > 1;
+}
+
+/* One that is ready on another carrier; more of its may come along to c's queue. */
+struct fiber *weft_balance_steal(struct carrier *c);
+/* Takes of the longest queue where that is much longer than c's. */
+void weft_balance_level(struct carrier *c);
+/* Takes all that waits on stuck carriers; was there anything? */
+bool weft_balance_relieve(struct carrier *c);
+/* Its fiber runs for long, or did so last time. */
+bool weft_balance_computes(const struct carrier *v);
+/* Somebody is ready behind f, which computes on c: another carrier is to take them. */
+void weft_balance_share(struct carrier *c, struct fiber *f);
+/* Called at each fiber that c takes; wakes a carrier when c's queue has stood too long.
+ */
+void weft_balance_watch(struct carrier *c);
+
+/* ---- sched.c --------------------------------------------------------------- */
+
+/* What others, the kernel and the clock have for c, and what other carriers need. */
+void weft_sched_look(struct carrier *c);

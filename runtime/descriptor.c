@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -111,6 +112,44 @@ enum weft_kind weft_fd_kind(int fd)
 		kind = WEFT_KIND_FILE;
 	weft_fd_set_hint(fd, kind);
 	return kind;
+}
+
+/*
+ * Kept until the number is closed: it is asked before each wait. A number that is closed
+ * behind weft's back keeps its answer, which costs a little time, at the process's end or
+ * at each wait.
+ */
+enum { CONNECTION = 1, NO_CONNECTION };
+static uint8_t connection[TABLE]; /* (a) or 0 */
+
+static bool is_connection(int fd)
+{
+	int protocol = 0, listens = 1;
+
+	return !get_option(fd, SO_PROTOCOL, &protocol, sizeof protocol) &&
+	       (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP) &&
+	       !get_option(fd, SO_ACCEPTCONN, &listens, sizeof listens) && !listens;
+}
+
+bool weft_fd_is_connection(int fd)
+{
+	uint8_t is;
+
+	if ((unsigned)fd >= TABLE)
+		return is_connection(fd);
+	is = load_relaxed(&connection[fd]);
+	if (unlikely(!is)) {
+		is = is_connection(fd) ? CONNECTION : NO_CONNECTION;
+		store_relaxed(&connection[fd], is);
+	}
+	return is == CONNECTION;
+}
+
+static void forget_connections(unsigned first, unsigned last)
+{
+	for (unsigned fd = first; fd <= last && fd < TABLE; fd++)
+		if (load_relaxed(&connection[fd]))
+			store_relaxed(&connection[fd], 0);
 }
 
 bool weft_fd_nonblocking(int fd)
@@ -234,6 +273,7 @@ static void wait_submitted(struct fiber *f)
  */
 void weft_io_closing(unsigned first, unsigned last)
 {
+	forget_connections(first, last);
 	if (first == last && first < TABLE && likely(!load_seq_cst(&busy[first])))
 		return;
 	for (uint32_t i = 0; i < load_acquire(&weft_rt.fresh); i++) {

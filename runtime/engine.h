@@ -45,13 +45,15 @@ void weft_ring_forget(struct weft_ring *r);
 int weft_ring_fd(const struct weft_ring *r);
 void weft_ring_set_fd(struct weft_ring *r, int fd); /* a duplicate's number */
 void weft_ring_arm_event(struct weft_ring *r, uint64_t *value);
-void weft_ring_poll(struct weft_ring *r, int fd, unsigned events, uint64_t user_data);
+/* `tied`: the file is let go of when the process ends, not a moment later. */
+void weft_ring_poll(
+	struct weft_ring *r, int fd, unsigned events, bool tied, uint64_t user_data);
 void weft_ring_accept(struct weft_ring *r, int fd, void *addr, void *addrlen, int flags,
 	uint64_t user_data);
 void weft_ring_connect(
 	struct weft_ring *r, int fd, const void *addr, unsigned len, uint64_t user_data);
-void weft_ring_recv(
-	struct weft_ring *r, int fd, void *buf, size_t len, uint64_t user_data);
+void weft_ring_recv(struct weft_ring *r, int fd, void *buf, size_t len, bool tied,
+	uint64_t user_data);
 void weft_ring_futex_wait(struct weft_ring *r, uint32_t *word, uint32_t val,
 	uint32_t bitset, uint64_t user_data);
 void weft_ring_waitid(

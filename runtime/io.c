@@ -150,7 +150,8 @@ static void submit(struct carrier *c, struct fiber *f, const struct op *op)
 	f->io_pending = 1;
 	switch (op->kind) {
 	case OP_POLL:
-		weft_ring_poll(r, op->fd, op->events, pack(f, 0));
+		weft_ring_poll(r, op->fd, op->events, !weft_fd_is_connection(op->fd),
+			pack(f, 0));
 		break;
 	case OP_POLL_MANY:
 		f->io_words = (op->count + 63) / 64;
@@ -160,13 +161,15 @@ static void submit(struct carrier *c, struct fiber *f, const struct op *op)
 			if (op->fds[i].fd < 0)
 				continue;
 			weft_ring_poll(r, op->fds[i].fd,
-				(unsigned short)op->fds[i].events, pack(f, i));
+				(unsigned short)op->fds[i].events,
+				!weft_fd_is_connection(op->fds[i].fd), pack(f, i));
 			f->io_bits[i / 64] |= 1ull << i % 64;
 			f->io_pending++;
 		}
 		break;
 	case OP_RECV:
-		weft_ring_recv(r, op->fd, op->addr, op->count, pack(f, 0));
+		weft_ring_recv(r, op->fd, op->addr, op->count,
+			!weft_fd_is_connection(op->fd), pack(f, 0));
 		break;
 	case OP_ACCEPT:
 		weft_ring_accept(r, op->fd, op->addr, op->addrlen, op->flags, pack(f, 0));

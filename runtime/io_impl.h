@@ -60,6 +60,8 @@ void weft_fd_set_hint(int fd, enum weft_kind kind);
 enum weft_kind weft_fd_kind(int fd);
 bool weft_fd_nonblocking(int fd);
 bool weft_fd_is_stream(int fd); /* SOCK_STREAM */
+/* A TCP socket that does not listen; what it was when it was asked first. */
+bool weft_fd_is_connection(int fd);
 int weft_fd_poll_now(int fd, unsigned events);
 /* SO_RCVTIMEO or SO_SNDTIMEO as a deadline; `option` 0: none. */
 uint64_t weft_fd_deadline(int fd, int option);

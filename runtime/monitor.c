@@ -57,6 +57,8 @@ enum {
 	QUIET_TICKS = 10,     /* with nothing to watch before the monitor sleeps */
 	SURPLUS_TICKS = 10,   /* with a carrier too many before one goes */
 	BUSY_TICKS = 10,      /* beside hogs, without a pause, before one comes */
+	BURST_TICKS = 3,      /* without a newcomer that got stuck before that is over */
+	RETIRING_SHARE = 8,   /* of a surplus: one in so many goes at once */
 	HOGS_LOOKED_AT = 256, /* stuck ones whose CPU clock is read; each a system call */
 	MONITOR_ID = 2001,
 };
@@ -67,15 +69,17 @@ static int quit;                       /* (a) */
 static int asked;                      /* (a) some carrier has wake_due */
 static unsigned quiet, surplus;        /* ticks in a row */
 static unsigned beside = 1, busy;      /* beside a hog for each CPU; ticks towards more */
-static unsigned burst;                 /* carriers to add while all are stuck */
+static unsigned burst, calm;           /* ticks with and without one that got stuck */
 static unsigned company_ticks;         /* left for one beside those that compute */
 static bool said_cap[2], said_failure; /* once per process */
 
 struct look {
 	unsigned running, stuck, held, sleeping;
+	unsigned fresh;  /* of the stuck ones, those that were not the last time */
 	unsigned hogs;   /* of the stuck ones, those that compute */
 	unsigned busy;   /* of the running ones, those with more to do than one */
 	unsigned queued; /* lengths of the stuck ones' queues */
+	unsigned ready;  /* … and of the running ones' */
 	unsigned wanted; /* running and sleeping ones there should be */
 	bool waiting;    /* somebody waits for a stuck carrier */
 	bool slow;       /* … or for one whose fibers compute, if each not for long */
@@ -171,13 +175,19 @@ static void look_at(struct carrier *c, struct look *l)
 		l->sleeping += !(odd & ODD_RETIRED);
 		return;
 	}
-	if (odd & ODD_STUCK || has_got_stuck(c)) {
+	if (odd & ODD_STUCK) {
+		look_at_stuck(c, l);
+		return;
+	}
+	if (has_got_stuck(c)) {
+		l->fresh++;
 		look_at_stuck(c, l);
 		return;
 	}
 	l->quiet = false;
 	if (!(odd & ODD_RETIRED)) {
 		l->running++;
+		l->ready += weft_sched_queued(c);
 		l->busy += weft_sched_queued(c) > 1;
 		look_whether_slow(c, l);
 	}
@@ -300,39 +310,48 @@ static unsigned company(const struct look *l)
 	return beside;
 }
 
-/* Somebody waits for a stuck carrier: who is free takes it over, or somebody is made. */
+/*
+ * Somebody waits for a stuck carrier: who is free takes it over, or somebody is made.
+ * While newcomers get stuck as well they come by the number of those that are, but not
+ * more than there is work for: who waits behind many that block does not wait for a tick
+ * for each of them. (100 threads that block at once beside 1,000 that ask and answer: for
+ * 1,011 ms nobody had an answer with one newcomer for each tick, 120 with this, natively
+ * 10.)
+ */
 static void compensate(const struct look *l)
 {
-	unsigned want = 1;
+	bool none = !l->running && !l->sleeping;
+	unsigned work = l->queued + l->ready, want = 1;
 
-	if (!l->running && !l->sleeping) {
-		/* All are stuck, perhaps each newcomer will be at once: faster and
-		 * faster, but not more than there is work for. */
-		burst = burst ? 2 * burst : 1;
-		want = burst < l->queued ? burst : l->queued;
-		want = want ? want : 1;
-	} else {
+	if (none || l->fresh) {
+		calm = 0;
+		burst++;
+	} else if (++calm > BURST_TICKS) {
 		burst = 0;
-		if (weft_sched_wake_one(NULL))
-			return;
-		if (l->running + l->sleeping >= l->wanted)
-			return; /* they look now and then */
 	}
-	while (want-- && add_one(l))
-		;
+	if (!none && weft_sched_wake_one(NULL))
+		return;
+	if (burst > 1 && (none || l->fresh))
+		want = l->stuck < work ? l->stuck : work;
+	else if (!none && l->running + l->sleeping >= l->wanted)
+		return; /* they look now and then */
+	do
+		if (!add_one(l))
+			return;
+	while (want-- > 1);
 }
 
-/* The youngest goes; the main fiber is at home on the first. */
-static void ask_one_to_retire(void)
+/* The youngest go; the main fiber is at home on the first. */
+static void ask_to_retire(unsigned n)
 {
-	for (unsigned i = weft_rt.carriers; i-- > 1;) {
+	for (unsigned i = weft_rt.carriers; n && i-- > 1;) {
 		struct carrier *c = weft_rt.carrier[i];
 
 		if (load_relaxed(&c->odd) & (ODD_AWAY | ODD_RETIRING))
 			continue;
 		fetch_or_seq_cst(&c->odd, ODD_RETIRING);
 		weft_carrier_wake(c);
-		return;
+		n--;
 	}
 }
 
@@ -371,7 +390,7 @@ static void tick(void)
 		l.quiet = false;
 	if (surplus >= SURPLUS_TICKS) {
 		surplus = 0;
-		ask_one_to_retire();
+		ask_to_retire((available - l.wanted - 1) / RETIRING_SHARE + 1);
 	}
 	quiet = l.quiet ? quiet + 1 : 0;
 	last = l;
@@ -538,7 +557,7 @@ int weft_monitor_start(void)
 		return -ENOMEM;
 	quit = 0;
 	weft_monitor_asleep = 0;
-	quiet = surplus = burst = company_ticks = 0;
+	quiet = surplus = burst = calm = company_ticks = 0;
 	last.slow = false;
 	store_release(&monitor, c);
 	err = weft_carrier_spawn(c, monitor_main);

@@ -81,14 +81,18 @@ static void on_kick(struct fiber *f, struct kucontext *uc)
 		redirect(f, uc, 0, NULL, NULL);
 }
 
-/* A stack that ran into its guard: say whose, once per fault. */
+/*
+ * The process is about to die of a stack that ran into its guard: say whose. Not of
+ * another thread's guard that it touched: libc has a thread's control block on its stack.
+ */
 static void explain_guard(struct fiber *f, uintptr_t addr)
 {
 	uintptr_t base;
 	size_t size, guard;
 	char a[21], b[21];
 
-	if (!f || !weft_stack_bounds(addr, &base, &size, &guard) || addr >= base + guard)
+	if (!f || !weft_stack_bounds(addr, &base, &size, &guard) ||
+		addr >= base + guard || f->fs_base < base || f->fs_base >= base + size)
 		return;
 	weft_log_parts("stack overflow: thread ", weft_format_u64(a, (uint64_t)f->tid),
 		f->name[0] ? " \"" : "", f->name, f->name[0] ? "\"" : "",
@@ -117,15 +121,13 @@ static void on_fault(struct fiber *f, int sig, void *info, struct kucontext *uc)
 	struct weft_ksigaction act;
 
 	weft_sig_read_action(sig, &act);
+	/* force_sig: blocked or ignored means default, whatever was installed. */
+	if (f && (uintptr_t)act.handler > IGN && !(f->sig.mask & BIT(sig)) &&
+		redirect(f, uc, sig, info, &act))
+		return;
 	if (sig == SIGSEGV)
 		explain_guard(f, (uintptr_t)si->si_addr);
-	/* force_sig: blocked or ignored means default, whatever was installed. */
-	if (!f || (uintptr_t)act.handler <= IGN || f->sig.mask & BIT(sig)) {
-		give_up(sig);
-		return;
-	}
-	if (!redirect(f, uc, sig, info, &act))
-		give_up(sig);
+	give_up(sig);
 }
 
 /*

@@ -82,17 +82,32 @@ static void on_kick(struct fiber *f, struct kucontext *uc)
 }
 
 /*
- * The process is about to die of a stack that ran into its guard: say whose. Not of
- * another thread's guard that it touched: libc has a thread's control block on its stack.
+ * Is the stack that begins at `base` the fiber's? libc has a thread's control block at
+ * its end; otherwise it is not if another one is in use.
  */
-static void explain_guard(struct fiber *f, uintptr_t addr)
+static bool stands_on(const struct fiber *f, uintptr_t sp, uintptr_t base)
+{
+	uintptr_t own;
+	size_t size, guard;
+
+	if (weft_stack_bounds(f->fs_base, &own, &size, &guard) ||
+		weft_stack_bounds(sp, &own, &size, &guard))
+		return own == base;
+	return !(f->flags & FIBER_MAIN);
+}
+
+/*
+ * The process is about to die of a stack that ran into its guard: say whose. Not of
+ * another thread's guard that it touched.
+ */
+static void explain_guard(const struct fiber *f, uintptr_t addr, uintptr_t sp)
 {
 	uintptr_t base;
 	size_t size, guard;
 	char a[21], b[21];
 
 	if (!f || !weft_stack_bounds(addr, &base, &size, &guard) ||
-		addr >= base + guard || f->fs_base < base || f->fs_base >= base + size)
+		addr >= base + guard || !stands_on(f, sp, base))
 		return;
 	weft_log_parts("stack overflow: thread ", weft_format_u64(a, (uint64_t)f->tid),
 		f->name[0] ? " \"" : "", f->name, f->name[0] ? "\"" : "",
@@ -126,7 +141,7 @@ static void on_fault(struct fiber *f, int sig, void *info, struct kucontext *uc)
 		redirect(f, uc, sig, info, &act))
 		return;
 	if (sig == SIGSEGV)
-		explain_guard(f, (uintptr_t)si->si_addr);
+		explain_guard(f, (uintptr_t)si->si_addr, uc->rsp);
 	give_up(sig);
 }
 

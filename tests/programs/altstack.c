@@ -1,5 +1,7 @@
-/* sigaltstack is a thread's own: handlers run there if asked to, faults and overflows
- * too. */
+/*
+ * sigaltstack is a thread's own: handlers run there if asked to, faults and overflows
+ * too, and nothing is said about these on stderr.
+ */
 #include "sig.h"
 
 #include <setjmp.h>
@@ -101,6 +103,34 @@ static void *overflows(void *arg)
 	return arg;
 }
 
+static void *lives(void *arg)
+{
+	for (;;)
+		pause();
+	return arg;
+}
+
+/* Another thread's guard is no overflow of one's own. */
+static void touches_guard(void)
+{
+	pid_t pid = OK(fork());
+	int status;
+
+	if (!pid) {
+		pthread_t t = start(lives, NULL);
+		pthread_attr_t attr;
+		size_t size;
+		void *at;
+
+		signal(SIGSEGV, SIG_DFL);
+		ZERO(pthread_getattr_np(t, &attr));
+		ZERO(pthread_attr_getstack(&attr, &at, &size));
+		_exit(((volatile char *)at)[-1]);
+	}
+	OK(waitpid(pid, &status, 0));
+	say("another thread's guard: %s", describe_status(status));
+}
+
 int main(void)
 {
 	pthread_t threads[THREADS];
@@ -120,5 +150,6 @@ int main(void)
 	OK(sigaction(SIGSEGV, &sa, NULL));
 	on_thread(faults, NULL);
 	finish(start_small(overflows, NULL, 256 * 1024));
+	touches_guard();
 	return 0;
 }

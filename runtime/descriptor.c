@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
+#include <sys/vfs.h>
 
 #include "engine.h"
 #include "io_impl.h"
@@ -99,11 +100,41 @@ void weft_fd_set_hint(int fd, enum weft_kind kind)
 		store_relaxed(&hint[fd], (uint8_t)kind);
 }
 
+/*
+ * What is asked again and again is kept until the number is closed. One that is closed
+ * behind weft's back keeps its answers, which are never more than a matter of time. Two
+ * at once may each lose the other's answer.
+ */
+enum { CONNECTION = 1, NO_CONNECTION = 2, SERVED = 4, NOT_SERVED = 8 };
+static uint8_t known[TABLE]; /* (a) */
+
+static uint8_t what_is_known(int fd)
+{
+	return (unsigned)fd < TABLE ? load_relaxed(&known[fd]) : 0;
+}
+
+static bool keep(int fd, bool is, uint8_t yes, uint8_t no)
+{
+	if ((unsigned)fd < TABLE)
+		store_relaxed(&known[fd], load_relaxed(&known[fd]) | (is ? yes : no));
+	return is;
+}
+
+static void forget(unsigned first, unsigned last)
+{
+	for (unsigned fd = first; fd <= last && fd < TABLE; fd++)
+		if (load_relaxed(&known[fd]))
+			store_relaxed(&known[fd], 0);
+}
+
 enum weft_kind weft_fd_kind(int fd)
 {
 	struct stat st;
 	enum weft_kind kind = WEFT_KIND_OTHER;
 
+	/* Its attributes may be another's to tell, too. */
+	if (what_is_known(fd) & SERVED)
+		return WEFT_KIND_FILE;
 	if (weft_sys2(SYS_fstat, fd, &st))
 		return WEFT_KIND_FILE; /* let the plain call say what is wrong */
 	if (S_ISSOCK(st.st_mode))
@@ -113,14 +144,6 @@ enum weft_kind weft_fd_kind(int fd)
 	weft_fd_set_hint(fd, kind);
 	return kind;
 }
-
-/*
- * Kept until the number is closed: it is asked before each wait. A number that is closed
- * behind weft's back keeps its answer, which costs a little time, at the process's end or
- * at each wait.
- */
-enum { CONNECTION = 1, NO_CONNECTION };
-static uint8_t connection[TABLE]; /* (a) or 0 */
 
 static bool is_connection(int fd)
 {
@@ -133,23 +156,87 @@ static bool is_connection(int fd)
 
 bool weft_fd_is_connection(int fd)
 {
-	uint8_t is;
+	uint8_t is = what_is_known(fd);
 
-	if ((unsigned)fd >= TABLE)
-		return is_connection(fd);
-	is = load_relaxed(&connection[fd]);
-	if (unlikely(!is)) {
-		is = is_connection(fd) ? CONNECTION : NO_CONNECTION;
-		store_relaxed(&connection[fd], is);
-	}
-	return is == CONNECTION;
+	if (likely(is & (CONNECTION | NO_CONNECTION)))
+		return is & CONNECTION;
+	return keep(fd, is_connection(fd), CONNECTION, NO_CONNECTION);
 }
 
-static void forget_connections(unsigned first, unsigned last)
+/* linux/magic.h, and those that are not in it. */
+static const uint32_t served_by_others[] = {
+	0x65735546, /* fuse, virtiofs */
+	0x6969,     /* nfs */
+	0xff534d42, /* cifs */
+	0xfe534d42, /* smb3 */
+	0x517b,     /* smb */
+	0x01021997, /* 9p */
+	0x00c36400, /* ceph */
+	0x5346414f, /* afs */
+	0x6b414653, /* afs of the kernel's own */
+	0x73757245, /* coda */
+	0x20030528, /* orangefs */
+	0x0bd00bd0, /* lustre */
+	0x786f4256, /* vboxsf */
+};
+
+static bool is_served(const struct statfs *fs)
 {
-	for (unsigned fd = first; fd <= last && fd < TABLE; fd++)
-		if (load_relaxed(&connection[fd]))
-			store_relaxed(&connection[fd], 0);
+	for (size_t i = 0; i < sizeof served_by_others / sizeof *served_by_others; i++)
+		if ((uint32_t)fs->f_type == served_by_others[i])
+			return true;
+	return false;
+}
+
+/*
+ * The file system is asked by a helper: it may be the one that has to answer. Once for
+ * each, as far as there is room; such numbers are used again when one is unmounted.
+ */
+static bool device_is_served(int fd, dev_t device)
+{
+	static struct {
+		dev_t device;
+		bool served;
+	} seen[64];
+	static unsigned count; /* (a) */
+	static struct weft_lock lock;
+	unsigned known_by_now;
+	struct statfs fs;
+	bool served;
+
+	/* On a disk of this machine, or what it takes for one: with a major number (as in
+	 * sys/sysmacros.h, which calls libc). */
+	if (device >> 8 & 0xfff || device >> 44)
+		return false;
+	for (unsigned i = 0; i < load_acquire(&count); i++)
+		if (seen[i].device == device)
+			return seen[i].served;
+	if (weft_io_on_disk(SYS_fstatfs, fd, (long)&fs, 0, 0, 0, 0))
+		return false;
+	served = is_served(&fs);
+	weft_lock(&lock);
+	for (known_by_now = 0; known_by_now < count; known_by_now++)
+		if (seen[known_by_now].device == device)
+			break;
+	if (known_by_now == count && count < sizeof seen / sizeof *seen) {
+		seen[count].device = device;
+		seen[count].served = served;
+		store_release(&count, count + 1);
+	}
+	weft_unlock(&lock);
+	return served;
+}
+
+bool weft_fd_is_served(int fd)
+{
+	uint8_t is = what_is_known(fd);
+	struct stat st;
+
+	if (likely(is & (SERVED | NOT_SERVED)))
+		return is & SERVED;
+	if (weft_sys2(SYS_fstat, fd, &st))
+		return false;
+	return keep(fd, device_is_served(fd, st.st_dev), SERVED, NOT_SERVED);
 }
 
 bool weft_fd_nonblocking(int fd)
@@ -273,7 +360,7 @@ static void wait_submitted(struct fiber *f)
  */
 void weft_io_closing(unsigned first, unsigned last)
 {
-	forget_connections(first, last);
+	forget(first, last);
 	if (first == last && first < TABLE && likely(!load_seq_cst(&busy[first])))
 		return;
 	for (uint32_t i = 0; i < load_acquire(&weft_rt.fresh); i++) {

@@ -6,7 +6,9 @@
  * call, which moves the position with its lock held; only when a part of the data was
  * in memory and the rest was not is it made in two, and another reader of the same open
  * file may come between them. Writes go to the page cache; those that wait for the disk
- * by request (O_SYNC, O_DSYNC, O_DIRECT, RWF_SYNC, RWF_DSYNC) are made on a helper.
+ * by request (O_SYNC, O_DSYNC, O_DIRECT, RWF_SYNC, RWF_DSYNC) are made on a helper, as is
+ * everything on a file that another process or machine answers for, if its file system
+ * cannot say what is in memory.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -68,8 +70,11 @@ long weft_file_read(int fd, const struct iovec *iov, int n)
 {
 	long r = read_at(fd, iov, n, -1, 0);
 
-	/* A file system without the question (/proc, /sys): made here. */
-	return r == -EOPNOTSUPP ? plain_read(fd, iov, n) : r;
+	if (r != -EOPNOTSUPP)
+		return r;
+	/* A file system without the question. Of /proc, /sys and memory: made here. */
+	return weft_fd_is_served(fd) ? in_kernel(fd, iov, n, -1, 0)
+				     : plain_read(fd, iov, n);
 }
 
 /* Is a write to fd done only when it is on the disk? */
@@ -87,7 +92,7 @@ long weft_file_write(int fd, const struct iovec *iov, int n)
 	long a = n == 1 ? (long)iov->iov_base : (long)iov;
 	long b = n == 1 ? (long)iov->iov_len : n;
 
-	if (weft_io_forced_to_fail() || waits_for_disk(fd, 0))
+	if (weft_io_forced_to_fail() || weft_fd_is_served(fd) || waits_for_disk(fd, 0))
 		return weft_io_on_disk(nr, fd, a, b, 0, 0, 0);
 	return weft_signals_after_write(weft_sys3(nr, fd, a, b));
 }
@@ -99,14 +104,15 @@ long weft_io_pread(int fd, const struct iovec *iov, int n, int64_t at, int flags
 	/* What has no such form, or a flag that is not for files in memory. */
 	if (r != -EOPNOTSUPP)
 		return r;
-	if (flags)
+	if (flags || weft_fd_is_served(fd))
 		return in_kernel(fd, iov, n, at, flags);
 	return weft_sys6(SYS_preadv, fd, (long)iov, n, at, 0, 0);
 }
 
 long weft_io_pwrite(int fd, const struct iovec *iov, int n, int64_t at, int flags)
 {
-	if (weft_io_forced_to_fail() || flags || waits_for_disk(fd, flags))
+	if (weft_io_forced_to_fail() || flags || weft_fd_is_served(fd) ||
+		waits_for_disk(fd, flags))
 		return weft_io_on_disk(SYS_pwritev2, fd, (long)iov, n, at, 0, flags);
 	return weft_signals_after_write(
 		weft_sys6(SYS_pwritev, fd, (long)iov, n, at, 0, 0));

@@ -62,6 +62,8 @@ bool weft_fd_nonblocking(int fd);
 bool weft_fd_is_stream(int fd); /* SOCK_STREAM */
 /* A TCP socket that does not listen; what it was when it was asked first. */
 bool weft_fd_is_connection(int fd);
+/* A file that another process or machine answers for (FUSE, NFS …). Of files only. */
+bool weft_fd_is_served(int fd);
 int weft_fd_poll_now(int fd, unsigned events);
 /* SO_RCVTIMEO or SO_SNDTIMEO as a deadline; `option` 0: none. */
 uint64_t weft_fd_deadline(int fd, int option);

@@ -442,7 +442,11 @@ static void glance(void)
 			store_seq_cst(&c->called, 1);
 			weft_carrier_kick(c);
 		}
-		want |= weft_sched_queued(c) > 0;
+		if (!weft_sched_queued(c))
+			continue;
+		/* Also a single one, also on one CPU: see keeps_one() in balance.c. */
+		store_relaxed(&c->shares, true);
+		want = true;
 	}
 	if (want)
 		accompany();

@@ -46,9 +46,9 @@ notes() {
 accept|ring|O_NONBLOCK: made at once
 accept4|ring|O_NONBLOCK: made at once
 connect|ring|O_NONBLOCK: made at once
-read|readiness|regular files and block devices: on the carrier what is in memory, else offloaded; files with neither poll nor RWF_NOWAIT: on the carrier
+read|readiness|regular files and block devices: on the carrier what is in memory, else offloaded; files with neither poll nor RWF_NOWAIT: on the carrier, or offloaded if another process or machine answers for them (FUSE, NFS, CIFS, 9p, Ceph, …)
 readv|readiness|as read
-write|readiness|written in full before it returns; regular files: on the carrier, with O_SYNC, O_DSYNC or O_DIRECT offloaded
+write|readiness|written in full before it returns; regular files: on the carrier, with O_SYNC, O_DSYNC or O_DIRECT, or on FUSE, NFS and their kind, offloaded
 sendfile|readiness|a stream socket gets as much at a time as it has room for; other ends but pipes, and data that is not in memory: offloaded
 splice|readiness|as sendfile
 tee|readiness|
@@ -157,8 +157,8 @@ openat||as open
 openat2||as open
 creat||as open
 ioctl||requests that wait (TCSBRK, TCSETSW, TIOCMIWAIT, FICLONE, BLKFLSBUF, …); others: on the carrier
-pread64||only when the data is not in memory
-pwrite64||only with O_SYNC, O_DSYNC or O_DIRECT
+pread64||only when the data is not in memory, or the file on FUSE, NFS or their kind
+pwrite64||only with O_SYNC, O_DSYNC or O_DIRECT, or on FUSE, NFS or their kind
 preadv||as pread64
 pwritev||as pwrite64
 preadv2||as pread64; at the current position: as readv; RWF_NOWAIT: made at once

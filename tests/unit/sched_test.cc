@@ -1202,6 +1202,76 @@ TEST(Bursts, WhoSleepsIsSeen)
 	});
 }
 
+// Python's threads on one CPU: whoever gives up its lock is woken by the one who takes
+// it, and has to wait for it before that one is asked for it again. It computes for less
+// than a tick each time, which is not being stuck.
+TEST(Bursts, ASingleOneWhomItWokeIsSeenOnOneCpuToo)
+{
+	OneCpu here;
+
+	on_runtime({2, false, false, false, true}, [] {
+		const uint64_t give_up = in_ms(20000);
+		bool seen = false;
+
+		while (!seen && weft_now_ns() < give_up) {
+			std::atomic<bool> ran{false};
+			uint32_t word = 0;
+			Fibers fibers;
+
+			start_waiting(fibers, word, [&] { ran = true; });
+			EXPECT_EQ(wake_one(word), 1);
+			{
+				OwnCode here;
+				const uint64_t end = in_ms(8);
+				spin_until([&] {
+					return ran.load() || weft_now_ns() > end;
+				});
+			}
+			seen = ran;
+			fibers.join();
+		}
+		EXPECT_TRUE(seen);
+	});
+}
+
+// One for each tick would take 640 ms, however quiet the machine is. The pool is empty
+// each time: who has gone there is not there at once either.
+TEST(Bursts, ManyThatBlockAtOnceAreMadeUpForAtOnce)
+{
+	enum { MANY = 64 };
+
+	on_runtime({2, false, false, false, true}, [] {
+		const uint64_t give_up = in_ms(20000);
+		bool fast = false;
+
+		while (!fast && weft_now_ns() < give_up) {
+			std::atomic<bool> ran{false};
+			Fibers fibers;
+			int fd[2];
+
+			OK(pipe(fd));
+			while (free_carriers() != 2)
+				weft_sleep_until(in_ms(1));
+			uint64_t limit = in_ms(320);
+			for (int i = 0; i < MANY; i++)
+				fibers.start([&] {
+					OwnCode here;
+					char c;
+
+					EXPECT_EQ(read(fd[0], &c, 1), 1);
+				});
+			fibers.start([&] { ran = true; });
+			until([&] { return ran.load(); });
+			fast = weft_now_ns() < limit;
+			OK(write(fd[1], std::string(MANY, 'x').data(), MANY));
+			fibers.join();
+			close(fd[0]);
+			close(fd[1]);
+		}
+		EXPECT_TRUE(fast);
+	});
+}
+
 // Until there are as many free carriers, beside so many fibers that compute and one that
 // is always awake; then until there are as many as at the beginning.
 void beside_hogs(unsigned hogs, unsigned free)

@@ -105,7 +105,7 @@ void weft_fd_set_hint(int fd, enum weft_kind kind)
  * behind weft's back keeps its answers, which are never more than a matter of time. Two
  * at once may each lose the other's answer.
  */
-enum { CONNECTION = 1, NO_CONNECTION = 2, SERVED = 4, NOT_SERVED = 8 };
+enum { SEEN = 1, NOT_SEEN = 2, SERVED = 4, NOT_SERVED = 8 };
 static uint8_t known[TABLE]; /* (a) */
 
 static uint8_t what_is_known(int fd)
@@ -145,22 +145,30 @@ enum weft_kind weft_fd_kind(int fd)
 	return kind;
 }
 
-static bool is_connection(int fd)
+/*
+ * Can another process tell how long this one holds the file? Not by a TCP connection, but
+ * for the time that passes, nor by what has no inode of its own (epoll sets, eventfd,
+ * timerfd: their kind in st_mode is 0).
+ */
+static bool others_see(int fd)
 {
 	int protocol = 0, listens = 1;
+	struct stat st;
+	long r = get_option(fd, SO_PROTOCOL, &protocol, sizeof protocol);
 
-	return !get_option(fd, SO_PROTOCOL, &protocol, sizeof protocol) &&
-	       (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP) &&
-	       !get_option(fd, SO_ACCEPTCONN, &listens, sizeof listens) && !listens;
+	if (r == -ENOTSOCK)
+		return weft_sys2(SYS_fstat, fd, &st) || st.st_mode & S_IFMT;
+	return r || (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) ||
+	       get_option(fd, SO_ACCEPTCONN, &listens, sizeof listens) || listens;
 }
 
-bool weft_fd_is_connection(int fd)
+bool weft_fd_others_see(int fd)
 {
 	uint8_t is = what_is_known(fd);
 
-	if (likely(is & (CONNECTION | NO_CONNECTION)))
-		return is & CONNECTION;
-	return keep(fd, is_connection(fd), CONNECTION, NO_CONNECTION);
+	if (likely(is & (SEEN | NOT_SEEN)))
+		return is & SEEN;
+	return keep(fd, others_see(fd), SEEN, NOT_SEEN);
 }
 
 /* linux/magic.h, and those that are not in it. */

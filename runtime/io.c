@@ -150,8 +150,8 @@ static void submit(struct carrier *c, struct fiber *f, const struct op *op)
 	f->io_pending = 1;
 	switch (op->kind) {
 	case OP_POLL:
-		weft_ring_poll(r, op->fd, op->events, !weft_fd_is_connection(op->fd),
-			pack(f, 0));
+		weft_ring_poll(
+			r, op->fd, op->events, weft_fd_others_see(op->fd), pack(f, 0));
 		break;
 	case OP_POLL_MANY:
 		f->io_words = (op->count + 63) / 64;
@@ -162,14 +162,14 @@ static void submit(struct carrier *c, struct fiber *f, const struct op *op)
 				continue;
 			weft_ring_poll(r, op->fds[i].fd,
 				(unsigned short)op->fds[i].events,
-				!weft_fd_is_connection(op->fds[i].fd), pack(f, i));
+				weft_fd_others_see(op->fds[i].fd), pack(f, i));
 			f->io_bits[i / 64] |= 1ull << i % 64;
 			f->io_pending++;
 		}
 		break;
 	case OP_RECV:
-		weft_ring_recv(r, op->fd, op->addr, op->count,
-			!weft_fd_is_connection(op->fd), pack(f, 0));
+		weft_ring_recv(r, op->fd, op->addr, op->count, weft_fd_others_see(op->fd),
+			pack(f, 0));
 		break;
 	case OP_ACCEPT:
 		weft_ring_accept(r, op->fd, op->addr, op->addrlen, op->flags, pack(f, 0));

@@ -60,8 +60,8 @@ void weft_fd_set_hint(int fd, enum weft_kind kind);
 enum weft_kind weft_fd_kind(int fd);
 bool weft_fd_nonblocking(int fd);
 bool weft_fd_is_stream(int fd); /* SOCK_STREAM */
-/* A TCP socket that does not listen; what it was when it was asked first. */
-bool weft_fd_is_connection(int fd);
+/* Can others see when it is let go of? What it was when that was asked first. */
+bool weft_fd_others_see(int fd);
 /* A file that another process or machine answers for (FUSE, NFS …). Of files only. */
 bool weft_fd_is_served(int fd);
 int weft_fd_poll_now(int fd, unsigned events);

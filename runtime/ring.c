@@ -332,8 +332,8 @@ void weft_ring_arm_event(struct weft_ring *r, uint64_t *value)
  * behind it, which does not wait: the word is not what it is to be. Where the kernel does
  * not count them it does no harm.
  *
- * Not those of TCP connections: a server's requests would take 1.05 to 1.08 of the CPU
- * time, and all that their peers could see is that the end comes later.
+ * Only those of files that others can see (weft_fd_others_see): an echo server's requests
+ * would take 1.05 to 1.08 of the CPU time.
  */
 static struct io_uring_sqe *first_sqe(struct weft_ring *r, bool tied)
 {

@@ -39,10 +39,14 @@ static long get_option(int fd, int option, void *value, socklen_t size)
 		SYS_getsockopt, fd, SOL_SOCKET, option, (long)value, (long)&size);
 }
 
+static void forget(unsigned first, unsigned last);
+
 void weft_io_scan_descriptors(void)
 {
 	int misses = 0;
 
+	/* A fork child closed and opened what it liked until now, unseen. */
+	forget(0, TABLE - 1);
 	/* Low numbers are dense; a long gap ends the scan. */
 	for (int fd = 0; misses < 64 && !timeouts_possible; fd++) {
 		struct timeval in = {0, 0}, out = {0, 0};
@@ -197,54 +201,40 @@ static bool is_served(const struct statfs *fs)
 }
 
 /*
- * The file system is asked by a helper: it may be the one that has to answer. Once for
- * each, as far as there is room; such numbers are used again when one is unmounted.
+ * 1, 0, or -1 when it cannot be told. The file system is asked by a helper: it may be the
+ * one that has to answer. Once for each, until another one with the same place in the
+ * table is asked; no lock, which would have to be held around fork.
  */
-static bool device_is_served(int fd, dev_t device)
+static int device_is_served(int fd, dev_t device)
 {
-	static struct {
-		dev_t device;
-		bool served;
-	} seen[64];
-	static unsigned count; /* (a) */
-	static struct weft_lock lock;
-	unsigned known_by_now;
+	enum { IS = 1, ASKED = 2, SHIFT = 2 };
+	static uint64_t asked[64]; /* (a) the device, and what is known of it */
+	uint64_t *entry = &asked[device % 64], word = load_relaxed(entry);
 	struct statfs fs;
-	bool served;
 
 	/* On a disk of this machine, or what it takes for one: with a major number (as in
 	 * sys/sysmacros.h, which calls libc). */
 	if (device >> 8 & 0xfff || device >> 44)
-		return false;
-	for (unsigned i = 0; i < load_acquire(&count); i++)
-		if (seen[i].device == device)
-			return seen[i].served;
-	if (weft_io_on_disk(SYS_fstatfs, fd, (long)&fs, 0, 0, 0, 0))
-		return false;
-	served = is_served(&fs);
-	weft_lock(&lock);
-	for (known_by_now = 0; known_by_now < count; known_by_now++)
-		if (seen[known_by_now].device == device)
-			break;
-	if (known_by_now == count && count < sizeof seen / sizeof *seen) {
-		seen[count].device = device;
-		seen[count].served = served;
-		store_release(&count, count + 1);
+		return 0;
+	if (word >> SHIFT != device || !(word & ASKED)) {
+		if (weft_io_on_disk(SYS_fstatfs, fd, (long)&fs, 0, 0, 0, 0))
+			return -1;
+		word = (uint64_t)device << SHIFT | ASKED | (is_served(&fs) ? IS : 0);
+		store_relaxed(entry, word);
 	}
-	weft_unlock(&lock);
-	return served;
+	return word & IS;
 }
 
 bool weft_fd_is_served(int fd)
 {
 	uint8_t is = what_is_known(fd);
 	struct stat st;
+	int served;
 
 	if (likely(is & (SERVED | NOT_SERVED)))
 		return is & SERVED;
-	if (weft_sys2(SYS_fstat, fd, &st))
-		return false;
-	return keep(fd, device_is_served(fd, st.st_dev), SERVED, NOT_SERVED);
+	served = weft_sys2(SYS_fstat, fd, &st) ? -1 : device_is_served(fd, st.st_dev);
+	return served >= 0 && keep(fd, served, SERVED, NOT_SERVED);
 }
 
 bool weft_fd_nonblocking(int fd)

@@ -24,7 +24,6 @@ static int from[2], pair[2];
 static int bound(enum way way, int type, int *ret)
 {
 	struct sockaddr_in in = {.sin_family = AF_INET,
-		.sin_port = htons(7),
 		.sin_addr.s_addr = htonl(0x7f000000u | (unsigned)getpgrp() % 30000 << 8 |
 					 (number % 250 + 1))};
 	struct sockaddr_un un = {.sun_family = AF_UNIX};
@@ -43,6 +42,29 @@ static int bound(enum way way, int type, int *ret)
 }
 
 static int waits_for[2];
+/* A number that meant a TCP connection when the process that forks waited for it. */
+static int connection = -1;
+
+static void *receives(void *arg)
+{
+	char c;
+
+	CHECK(recv(connection, &c, 1, 0) == 1);
+	return arg;
+}
+
+static void wait_for_connection(void)
+{
+	int ends[2];
+
+	tcp_pair(ends);
+	connection = ends[0];
+	pthread_t t = start(receives, NULL);
+	usleep(20000);
+	OK(write(ends[1], "x", 1));
+	finish(t);
+	OK(close(ends[1]));
+}
 
 static void *waits(void *arg)
 {
@@ -88,6 +110,11 @@ static int child(enum way way, enum how how, int ready, int end)
 			      &waits_for[0]) == 0);
 		if (way == POLL_TWO)
 			CHECK(bound(way, SOCK_DGRAM, &waits_for[1]) == 0);
+	}
+	if (connection >= 0) {
+		OK(dup2(waits_for[0], connection));
+		OK(close(waits_for[0]));
+		waits_for[0] = connection;
 	}
 	start(waits, &way);
 	start(waits, &way);
@@ -179,6 +206,7 @@ int main(void)
 
 	signal(SIGPIPE, SIG_IGN);
 	all(&rounds); /* before there is a thread */
+	wait_for_connection();
 	on_thread(all, &rounds);
 	return 0;
 }

@@ -16,7 +16,6 @@ enum {
 };
 
 static const uint64_t BACKLOG_TSC = WEFT_TSC(BACKLOG_NS);
-static const uint64_t LONG_TSC = WEFT_TSC(WEFT_LONG_NS);
 
 /* One that was taken from another carrier; NULL if its home is there: it goes back. */
 static struct fiber *unless_homely(
@@ -158,8 +157,8 @@ bool weft_balance_computes(const struct carrier *v)
 {
 	const struct fiber *f = load_relaxed(&v->current);
 
-	return f && (load_relaxed(&f->ran) > LONG_TSC ||
-			    weft_tsc() - load_relaxed(&v->run_tsc) > LONG_TSC);
+	return f && (load_relaxed(&f->ran) > WEFT_LONG_TSC ||
+			    weft_tsc() - load_relaxed(&v->run_tsc) > WEFT_LONG_TSC);
 }
 
 /*
@@ -244,10 +243,10 @@ bool weft_sched_wake_one(const struct carrier *c)
  */
 void weft_balance_share(struct carrier *c, struct fiber *f)
 {
-	if (f->ran > LONG_TSC)
-		store_relaxed(&f->ran, f->ran - LONG_TSC);
+	if (f->ran > WEFT_LONG_TSC)
+		store_relaxed(&f->ran, f->ran - WEFT_LONG_TSC);
 	else
-		store_relaxed(&c->run_tsc, c->run_tsc + LONG_TSC);
+		store_relaxed(&c->run_tsc, c->run_tsc + WEFT_LONG_TSC);
 	store_relaxed(&c->shares, true);
 	weft_sched_wake_one(c);
 }

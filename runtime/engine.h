@@ -45,11 +45,14 @@ void weft_ring_forget(struct weft_ring *r);
 int weft_ring_fd(const struct weft_ring *r);
 void weft_ring_set_fd(struct weft_ring *r, int fd); /* a duplicate's number */
 void weft_ring_arm_event(struct weft_ring *r, uint64_t *value);
-/* `tied`: the file is let go of when the process ends, not a moment later. */
+/*
+ * `tied`: the file is let go of when the process ends, not a moment later. Only where
+ * weft_ring_can_futex().
+ */
 void weft_ring_poll(
 	struct weft_ring *r, int fd, unsigned events, bool tied, uint64_t user_data);
 void weft_ring_accept(struct weft_ring *r, int fd, void *addr, void *addrlen, int flags,
-	uint64_t user_data);
+	bool tied, uint64_t user_data);
 void weft_ring_connect(
 	struct weft_ring *r, int fd, const void *addr, unsigned len, uint64_t user_data);
 void weft_ring_recv(struct weft_ring *r, int fd, void *buf, size_t len, bool tied,

@@ -140,6 +140,12 @@ struct op {
 	uint64_t *bits; /* one for each operation that is in the ring */
 };
 
+/* A wait for fd has to end with the process: see ring.c. */
+static bool is_tied(int fd)
+{
+	return weft_ring_can_futex() && weft_fd_others_see(fd);
+}
+
 static void submit(struct carrier *c, struct fiber *f, const struct op *op)
 {
 	struct weft_ring *r = c->ring;
@@ -150,8 +156,7 @@ static void submit(struct carrier *c, struct fiber *f, const struct op *op)
 	f->io_pending = 1;
 	switch (op->kind) {
 	case OP_POLL:
-		weft_ring_poll(
-			r, op->fd, op->events, weft_fd_others_see(op->fd), pack(f, 0));
+		weft_ring_poll(r, op->fd, op->events, is_tied(op->fd), pack(f, 0));
 		break;
 	case OP_POLL_MANY:
 		f->io_words = (op->count + 63) / 64;
@@ -161,18 +166,19 @@ static void submit(struct carrier *c, struct fiber *f, const struct op *op)
 			if (op->fds[i].fd < 0)
 				continue;
 			weft_ring_poll(r, op->fds[i].fd,
-				(unsigned short)op->fds[i].events,
-				weft_fd_others_see(op->fds[i].fd), pack(f, i));
+				(unsigned short)op->fds[i].events, is_tied(op->fds[i].fd),
+				pack(f, i));
 			f->io_bits[i / 64] |= 1ull << i % 64;
 			f->io_pending++;
 		}
 		break;
 	case OP_RECV:
-		weft_ring_recv(r, op->fd, op->addr, op->count, weft_fd_others_see(op->fd),
-			pack(f, 0));
+		weft_ring_recv(
+			r, op->fd, op->addr, op->count, is_tied(op->fd), pack(f, 0));
 		break;
 	case OP_ACCEPT:
-		weft_ring_accept(r, op->fd, op->addr, op->addrlen, op->flags, pack(f, 0));
+		weft_ring_accept(r, op->fd, op->addr, op->addrlen, op->flags,
+			weft_ring_can_futex(), pack(f, 0));
 		break;
 	case OP_CONNECT:
 		weft_ring_connect(r, op->fd, op->addr, op->count, pack(f, 0));

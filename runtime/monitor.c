@@ -187,8 +187,10 @@ static void look_at(struct carrier *c, struct look *l)
 	l->quiet = false;
 	if (!(odd & ODD_RETIRED)) {
 		l->running++;
-		l->ready += weft_sched_queued(c);
-		l->busy += weft_sched_queued(c) > 1;
+		unsigned queued = weft_sched_queued(c);
+
+		l->ready += queued;
+		l->busy += queued > 1;
 		look_whether_slow(c, l);
 	}
 	c->seen_switches = load_relaxed(&c->counters[WEFT_COUNTER_SWITCHES]);

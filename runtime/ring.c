@@ -338,7 +338,7 @@ void weft_ring_arm_event(struct weft_ring *r, uint64_t *value)
 static struct io_uring_sqe *first_sqe(struct weft_ring *r, bool tied)
 {
 	/* A chain ends where a submission does. */
-	if (tied && has_futex && io_uring_sq_space_left(&r->ring) < 2)
+	if (tied && io_uring_sq_space_left(&r->ring) < 2)
 		submit_all(r);
 	return next_sqe(r);
 }
@@ -347,7 +347,7 @@ static void tie(struct weft_ring *r, struct io_uring_sqe *sqe, bool tied)
 {
 	static uint32_t word; /* (c) */
 
-	if (!tied || !has_futex)
+	if (!tied)
 		return;
 	io_uring_sqe_set_flags(sqe, IOSQE_IO_LINK);
 	sqe = next_sqe(r);
@@ -369,13 +369,13 @@ void weft_ring_poll(
 }
 
 void weft_ring_accept(struct weft_ring *r, int fd, void *addr, void *addrlen, int flags,
-	uint64_t user_data)
+	bool tied, uint64_t user_data)
 {
-	struct io_uring_sqe *sqe = first_sqe(r, true);
+	struct io_uring_sqe *sqe = first_sqe(r, tied);
 
 	io_uring_prep_accept(sqe, fd, addr, addrlen, flags);
 	io_uring_sqe_set_data64(sqe, user_data);
-	tie(r, sqe, true);
+	tie(r, sqe, tied);
 	r->inflight++;
 }
 

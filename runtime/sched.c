@@ -18,8 +18,6 @@ enum {
 	TIMERS_LEAST = 8, /* … but these */
 };
 
-static const uint64_t LONG_TSC = WEFT_TSC(WEFT_LONG_NS);
-
 /* ---- the loop -------------------------------------------------------------- */
 
 /*
@@ -297,7 +295,7 @@ static struct fiber *next_fiber(struct carrier *c)
 {
 	struct fiber *f = take_next(c);
 
-	if (unlikely(load_relaxed(&f->ran) > LONG_TSC) && c->kind == CARRIER_FULL)
+	if (unlikely(load_relaxed(&f->ran) > WEFT_LONG_TSC) && c->kind == CARRIER_FULL)
 		before_long_run(c, f);
 	return f;
 }

@@ -182,12 +182,18 @@ static bool waits_in_kernel(const struct weft_call *c, unsigned nr)
 	}
 }
 
-static enum weft_turn turn_at(unsigned nr, int fd)
+/* *fd: the first argument; afterwards -1 where that is not whom an answer goes to. */
+static enum weft_turn turn_at(unsigned nr, int *fd)
 {
 	switch (nr) {
 	case SYS_write:
 	case SYS_writev:
-		return weft_io_answers(fd) ? WEFT_TURN_ANSWER : WEFT_TURN_REQUEST;
+		return weft_io_answers(*fd) ? WEFT_TURN_ANSWER : WEFT_TURN_REQUEST;
+	case SYS_sendto:
+	case SYS_sendmsg:
+	case SYS_sendmmsg:
+	case SYS_sendfile:
+		return WEFT_TURN_ANSWER;
 	case SYS_futex:
 		return WEFT_TURN_LOCK;
 	case SYS_read:
@@ -205,6 +211,7 @@ static enum weft_turn turn_at(unsigned nr, int fd)
 	case SYS_accept4:
 		return WEFT_TURN_REQUEST;
 	default:
+		*fd = -1;
 		return WEFT_TURN_ANSWER;
 	}
 }
@@ -245,8 +252,14 @@ static void dispatch_fiber(struct weft_call *c)
 	}
 	if (ret == -EINTR || c->again)
 		weft_sig_mask_end();
-	if (weft_syscall_class[nr] == WEFT_PARKS)
-		weft_sched_turn(turn_at(nr, (int)r->rdi));
+	if (weft_syscall_class[nr] == WEFT_PARKS) {
+		int fd = (int)r->rdi;
+
+		/* Before fd is used it is set by this: not in one expression. */
+		enum weft_turn at = turn_at(nr, &fd);
+
+		weft_sched_turn(at, fd);
+	}
 	weft_fs_keep();
 	done(r, ret);
 	/* [attention] Cleared first, then looked at: a signal is seen by one of us. */

@@ -23,12 +23,12 @@ void weft_leave_slow(struct fiber *f)
  * Ends a first attempt: true when `r` is the call's result. Otherwise libc's
  * function follows, and its site learns what is known already.
  */
-static inline bool finished(struct fiber *f, long r, enum weft_turn at)
+static inline bool finished(struct fiber *f, long r, enum weft_turn at, int fd)
 {
 	bool done = r > WEFT_WOULD_BLOCK;
 
 	if (done)
-		weft_count_first_try(at);
+		weft_count_first_try(at, fd);
 	else if (r == WEFT_WOULD_BLOCK)
 		weft_fiber_set_tried(f, WEFT_TRIED_BLOCKS);
 	else if (r == WEFT_LIKELY_BLOCKS)
@@ -38,39 +38,39 @@ static inline bool finished(struct fiber *f, long r, enum weft_turn at)
 	return done;
 }
 
-#define TRY(attempt, kind)                                                               \
+#define TRY(attempt, kind, fd)                                                           \
 	do {                                                                             \
 		struct fiber *f = weft_enter();                                          \
                                                                                          \
 		if (f) {                                                                 \
 			long r = attempt;                                                \
                                                                                          \
-			if (finished(f, r, WEFT_TURN_##kind))                            \
+			if (finished(f, r, WEFT_TURN_##kind, fd))                        \
 				return weft_errno(r);                                    \
 		}                                                                        \
 	} while (0)
 
 WEFT_EXPORT ssize_t read(int fd, void *buf, size_t len)
 {
-	TRY(weft_io_try_read(fd, buf, len), REQUEST);
+	TRY(weft_io_try_read(fd, buf, len), REQUEST, fd);
 	return WEFT_REAL(read)(fd, buf, len);
 }
 
 WEFT_EXPORT ssize_t write(int fd, const void *buf, size_t len)
 {
-	TRY(weft_io_try_write(fd, buf, len), ANSWER);
+	TRY(weft_io_try_write(fd, buf, len), ANSWER, fd);
 	return WEFT_REAL(write)(fd, buf, len);
 }
 
 WEFT_EXPORT ssize_t recv(int fd, void *buf, size_t len, int flags)
 {
-	TRY(weft_io_try_recv(fd, buf, len, flags), REQUEST);
+	TRY(weft_io_try_recv(fd, buf, len, flags), REQUEST, fd);
 	return WEFT_REAL(recv)(fd, buf, len, flags);
 }
 
 WEFT_EXPORT ssize_t send(int fd, const void *buf, size_t len, int flags)
 {
-	TRY(weft_io_try_send(fd, buf, len, flags), ANSWER);
+	TRY(weft_io_try_send(fd, buf, len, flags), ANSWER, fd);
 	return WEFT_REAL(send)(fd, buf, len, flags);
 }
 
@@ -78,7 +78,7 @@ WEFT_EXPORT ssize_t recvfrom(int fd, void *restrict buf, size_t len, int flags,
 	__SOCKADDR_ARG addr, socklen_t *restrict addrlen)
 {
 	if (!addr.__sockaddr__)
-		TRY(weft_io_try_recv(fd, buf, len, flags), REQUEST);
+		TRY(weft_io_try_recv(fd, buf, len, flags), REQUEST, fd);
 	return WEFT_REAL(recvfrom)(fd, buf, len, flags, addr, addrlen);
 }
 
@@ -86,13 +86,13 @@ WEFT_EXPORT ssize_t sendto(int fd, const void *buf, size_t len, int flags,
 	__CONST_SOCKADDR_ARG addr, socklen_t addrlen)
 {
 	if (!addr.__sockaddr__)
-		TRY(weft_io_try_send(fd, buf, len, flags), ANSWER);
+		TRY(weft_io_try_send(fd, buf, len, flags), ANSWER, fd);
 	return WEFT_REAL(sendto)(fd, buf, len, flags, addr, addrlen);
 }
 
 WEFT_EXPORT int poll(struct pollfd *fds, nfds_t n, int timeout)
 {
-	TRY(weft_io_try_poll(fds, (unsigned)n, timeout), REQUEST);
+	TRY(weft_io_try_poll(fds, (unsigned)n, timeout), REQUEST, -1);
 	return WEFT_REAL(poll)(fds, n, timeout);
 }
 

@@ -145,7 +145,7 @@ static void reset(struct fiber *f, uintptr_t fs_base)
 	f->accepted = 0;
 	f->heard = 0;
 	f->lent_id = NULL;
-	f->follows = NULL;
+	f->follows = f->asked_on = NULL;
 	f->io_carrier = NULL;
 	f->io_pending = 0;
 	f->io_words = 0;

@@ -92,14 +92,15 @@ struct fiber {
 	uint8_t returns;     /* (o) from a helper: not behind the whole queue */
 	uint8_t waited;      /* (o) in another carrier's queue: not behind this one's */
 	uint8_t firsts; /* (o) how often it went before the queue since it was in it */
-	uint8_t interruptible;   /* (o) a signal may end this park */
-	uint8_t accounted;       /* (a) its CPU time is read at every switch */
-	uint8_t bind_due;        /* (a) 0, or an enum weft_bind_reason and 1 */
-	struct carrier *helper;  /* (a) stands on this helper's kernel thread */
-	struct carrier *bound;   /* (a) has this one for life; bind.c */
-	struct carrier *follows; /* (o) goes there when it is ready next, or NULL */
-	int kernel_tid;          /* (a) its id, once that has the fiber's attributes */
-	uint64_t looked;         /* (o) the turn of its last look in vain */
+	uint8_t interruptible;    /* (o) a signal may end this park */
+	uint8_t accounted;        /* (a) its CPU time is read at every switch */
+	uint8_t bind_due;         /* (a) 0, or an enum weft_bind_reason and 1 */
+	struct carrier *helper;   /* (a) stands on this helper's kernel thread */
+	struct carrier *bound;    /* (a) has this one for life; bind.c */
+	struct carrier *follows;  /* (o) goes there when it is ready next, or NULL */
+	struct carrier *asked_on; /* (o) on this one it asked last where its peer is */
+	int kernel_tid;           /* (a) its id, once that has the fiber's attributes */
+	uint64_t looked;          /* (o) the turn of its last look in vain */
 
 	/* An operation in a ring, or a wait in an epoll set. Owned by its carrier. */
 	struct carrier *io_carrier;
@@ -240,6 +241,7 @@ struct carrier {
 	uint64_t backlog_tsc;   /* since when there is more work than this carrier */
 	uint64_t run_tsc;       /* (a) since when its fiber runs */
 	bool shares;            /* (a) … so long that others may have a single one */
+	bool slow;              /* (a) its fibers compute, as the monitor found */
 	struct carrier *lone;   /* (o) who had that, … */
 	uint64_t lone_switches; /* (o) … and the switch counter then */
 	uint64_t napped;        /* (o) its own when it slept to look again */

@@ -24,9 +24,6 @@ static inline void weft_held_release(struct weft_held *h)
 		weft_sys1(SYS_close, h->fd);
 }
 
-/* follow.c: f has waited for what a peer did to fd, and may go to where that runs. */
-void weft_follow_peer(struct fiber *f, int fd);
-
 /* Readiness: revents (> 0), -ETIMEDOUT, -EINTR, -EBADF, … */
 long weft_io_wait_ready(struct weft_held *h, unsigned events, uint64_t deadline,
 	enum weft_park_reason reason);

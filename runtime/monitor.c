@@ -145,13 +145,18 @@ static void look_at_stuck(struct carrier *c, struct look *l)
 static void look_whether_slow(struct carrier *c, struct look *l)
 {
 	uint64_t before = c->seen_cpu;
+	bool slow;
 
 	c->seen_cpu = 0;
 	if (load_relaxed(&c->counters[WEFT_COUNTER_SWITCHES]) - c->seen_switches >
-		SLOW_SWITCHES)
+		SLOW_SWITCHES) {
+		store_relaxed(&c->slow, false);
 		return;
+	}
 	c->seen_cpu = weft_cpu_clock(c);
-	if (before && c->seen_cpu - before >= TICK_NS / 2)
+	slow = before && c->seen_cpu - before >= TICK_NS / 2;
+	store_relaxed(&c->slow, slow);
+	if (slow)
 		l->slow |= weft_sched_has_work(c);
 }
 

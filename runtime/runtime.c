@@ -389,8 +389,8 @@ void weft_count_mutex_contended(void)
 		weft_count(c, MUTEX_CONTENDED);
 }
 
-void weft_count_first_try(enum weft_turn at)
+void weft_count_first_try(enum weft_turn at, int fd)
 {
 	weft_count(weft_carrier_self(), FIRST_TRIES);
-	weft_sched_turn(at);
+	weft_sched_turn(at, fd);
 }

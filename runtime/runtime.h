@@ -178,9 +178,10 @@ enum weft_turn {
 	WEFT_TURN_REQUEST, /* what it took in, or knows to be there */
 	WEFT_TURN_LOCK,    /* perhaps other locks: it only woke who waited for one */
 };
-void weft_count_first_try(enum weft_turn at);
+/* fd: whom an answer went to, or -1. */
+void weft_count_first_try(enum weft_turn at, int fd);
 /* A call that may wait did not: whoever goes on like that gives way now and then. */
-void weft_sched_turn(enum weft_turn at);
+void weft_sched_turn(enum weft_turn at, int fd);
 /* WEFT_STRESS=shuffle: perhaps asks the calling fiber, which begins a call, to give way.
  */
 void weft_sched_stress_call(void);

@@ -16,6 +16,7 @@
 enum {
 	TIMERS_MOST = 32, /* that fire at each look, less by those that are ready … */
 	TIMERS_LEAST = 8, /* … but these */
+	FOLLOW_BY = 2,    /* a queue that is longer by so many and an eighth is not */
 };
 
 /* ---- the loop -------------------------------------------------------------- */
@@ -458,8 +459,11 @@ static struct carrier *elsewhere(struct fiber *f)
 
 /*
  * To the carrier that runs where its peer does (follow.c), where that costs nobody more
- * than it helps: not one that sleeps, as waking it is dearer; nor one that computes, or
- * has the longer queue.
+ * than it helps: not one that sleeps, as waking it is dearer; nor one whose fibers
+ * compute; nor one with a longer queue than this, if not by as little as is left alone
+ * anyway. (A fiber that has run for long by the clock does not compute: where the CPUs
+ * are busy the kernel took its carrier's. Of 1,024 in MariaDB seven of eight that wanted
+ * to follow did not.)
  */
 static bool follow(struct carrier *c, struct fiber *f)
 {
@@ -469,11 +473,15 @@ static bool follow(struct carrier *c, struct fiber *f)
 	if (to == c || !c || c->kind != CARRIER_FULL || to->kind != CARRIER_FULL ||
 		load_relaxed(&to->odd))
 		return false;
-	if ((load_relaxed(&to->sleeping) || ready_on(to) > ready_on(c) ||
-		    weft_balance_computes(to)) &&
+
+	uint32_t here = ready_on(c);
+
+	if ((load_relaxed(&to->sleeping) || load_relaxed(&to->slow) ||
+		    ready_on(to) > here + here / 8 + FOLLOW_BY) &&
 		!weft_rt.config.stress_shuffle)
 		return false;
 	weft_count(c, FOLLOWED);
+	f->asked_on = to;
 	weft_sched_post(to, f);
 	return true;
 }
@@ -574,7 +582,7 @@ void weft_sched_init(struct carrier *c)
 	c->sig_inbox = NULL;
 	c->turn_tsc = 0;
 	c->run_tsc = weft_tsc();
-	c->shares = false;
+	c->shares = c->slow = false;
 	c->napped = ~0ull;
 	c->lone = NULL;
 	c->rng = (weft_rt.config.seed ? weft_rt.config.seed : 0x9e3779b97f4a7c15ull) +

@@ -183,6 +183,10 @@ void weft_futex_lock_all(void);
 void weft_futex_unlock_all(void);
 void weft_futex_forget(void);
 
+/* follow.c: f has waited for what a peer did to fd, or answered that, and may go to where
+ * it runs. */
+void weft_follow_peer(struct fiber *f, int fd);
+
 /* offload.c */
 void weft_offload_lock(void);
 void weft_offload_unlock(void);

@@ -121,7 +121,7 @@ static bool used_turn(struct carrier *c, enum weft_turn at)
  * have spoken before: 99th percentile 1.8 and 1.0 s as at other calls, 1.1 and 0.8 with
  * this; its own pool 0.8 and 0.6.)
  */
-void weft_sched_turn(enum weft_turn at)
+void weft_sched_turn(enum weft_turn at, int fd)
 {
 	struct carrier *c = weft_carrier_self();
 	uint64_t now = weft_tsc();
@@ -137,6 +137,8 @@ void weft_sched_turn(enum weft_turn at)
 	if (at != WEFT_TURN_ANSWER && !used_turn(c, at))
 		return;
 	ask_way(c);
+	if (at == WEFT_TURN_ANSWER && fd >= 0)
+		weft_follow_peer(c->current, fd);
 }
 
 /* Stress: now and then as if the monitor had called just when the call began. */

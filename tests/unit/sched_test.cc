@@ -135,7 +135,7 @@ TEST(Sched, AFiberWhoseCallsNeverWaitGivesWay)
 			fibers.start([&] {
 				EXPECT_EQ(write(fd[1], "x", 1), 1);
 				while (!ran || !read || !slept) {
-					weft_count_first_try(WEFT_TURN_ANSWER);
+					weft_count_first_try(WEFT_TURN_ANSWER, -1);
 					weft_sched_give_way();
 				}
 			});
@@ -353,7 +353,7 @@ TEST(Sched, ATurnLastsLongerForWhoHoldsARequestOrALock)
 
 			f->give_way = 0;
 			while (!f->give_way && now - begin < 100 * ms) {
-				weft_sched_turn(at);
+				weft_sched_turn(at, -1);
 				now = weft_tsc(); // later than its own look
 			}
 			const bool asked = f->give_way;
@@ -436,12 +436,12 @@ TEST(Sched, ATurnThatTheKernelTookIsNoReasonToStopWhoMayHoldALock)
 			c->turn_run = c->ticks - 1;
 			for (int i = 0; i < 5; i++) {
 				weft_sys2(SYS_nanosleep, (long)&turn, 0);
-				weft_sched_turn(at);
+				weft_sched_turn(at, -1);
 				EXPECT_FALSE(c->current->give_way) << "at " << at;
 			}
 		}
 		weft_sys2(SYS_nanosleep, (long)&turn, 0);
-		weft_sched_turn(WEFT_TURN_ANSWER);
+		weft_sched_turn(WEFT_TURN_ANSWER, -1);
 		EXPECT_TRUE(c->current->give_way);
 		c->current->give_way = 0;
 		store_relaxed(&c->called, 0);
@@ -973,13 +973,26 @@ TEST(Steal, OnOneCpuASingleFiberStaysWhereItIs)
 
 // ---- peers
 
-// Where whoever writes to a socket runs, there its reader goes.
-TEST(Follow, AFiberGoesToTheCpuOfItsPeer)
+// Echoes what comes, on the CPU it is told.
+static void peer_loop(int fd, const std::atomic<int> &cpu)
+{
+	int on = -1;
+	char c;
+
+	while (read(fd, &c, 1) == 1) {
+		if (on != cpu) {
+			on = cpu;
+			move_to(0, on);
+		}
+		EXPECT_EQ(write(fd, &c, 1), 1);
+	}
+}
+
+// A fiber does round after round with a peer that changes its CPU, and goes there too.
+static void expect_to_follow(void (*round)(int fd))
 {
 	std::vector<int> cpus = usable_cpus();
 
-	if (cpus.size() < 2)
-		GTEST_SKIP() << "one CPU";
 	on_runtime({2}, [&] {
 		std::atomic<int> peers_cpu{-1};
 		std::atomic<bool> done{false};
@@ -998,17 +1011,12 @@ TEST(Follow, AFiberGoesToTheCpuOfItsPeer)
 				}
 			});
 		fibers.start_on(0, [&] {
-			char c;
-
 			for (int wanted : {1, 0, 1}) {
 				uint64_t end = in_ms(10000);
 
 				peers_cpu = cpus[(size_t)wanted];
 				do {
-					EXPECT_EQ(write(fd[0], "x", 1), 1);
-					EXPECT_EQ(weft_io_recv(fd[0], &c, 1, 0, nullptr,
-							  nullptr, WEFT_TRIED_NOT),
-						1);
+					round(fd[0]);
 					carrier = (int)carrier_id();
 				} while (carrier != wanted && weft_now_ns() < end);
 				EXPECT_EQ(carrier, wanted);
@@ -1017,20 +1025,41 @@ TEST(Follow, AFiberGoesToTheCpuOfItsPeer)
 			done = true;
 			OK(shutdown(fd[0], SHUT_WR));
 		});
-		std::thread peer([&] {
-			int on = -1;
-			char c;
-
-			while (read(fd[1], &c, 1) == 1) {
-				if (on != peers_cpu) {
-					on = peers_cpu;
-					move_to(0, on);
-				}
-				EXPECT_EQ(write(fd[1], &c, 1), 1);
-			}
-		});
+		std::thread peer([&] { peer_loop(fd[1], peers_cpu); });
 		fibers.join();
 		peer.join();
+	});
+}
+
+// Where whoever writes to a socket runs, there its reader goes.
+TEST(Follow, AFiberGoesToTheCpuOfItsPeer)
+{
+	if (usable_cpus().size() < 2)
+		GTEST_SKIP() << "one CPU";
+	expect_to_follow([](int fd) {
+		char c;
+
+		EXPECT_EQ(write(fd, "x", 1), 1);
+		EXPECT_EQ(
+			weft_io_recv(fd, &c, 1, 0, nullptr, nullptr, WEFT_TRIED_NOT), 1);
+	});
+}
+
+// Also if it never waits, as the peer is always done before its turn comes again.
+TEST(Follow, AFiberGoesToTheCpuOfAPeerThatItNeverWaitsFor)
+{
+	if (usable_cpus().size() < 2)
+		GTEST_SKIP() << "one CPU";
+	expect_to_follow([](int fd) {
+		char c;
+
+		EXPECT_EQ(weft_io_try_send(fd, "x", 1, 0), 1);
+		compute(100000); // its turn has been long enough to end here
+		weft_count_first_try(WEFT_TURN_ANSWER, fd);
+		weft_sched_give_way();
+		while (recv(fd, &c, 1, MSG_DONTWAIT) < 0)
+			weft_yield();
+		EXPECT_EQ(counted(WEFT_COUNTER_IO_PARKS), 0u);
 	});
 }
 

@@ -111,7 +111,7 @@ TEST(Stats, NameNativeCallsWhenTheyCan)
 		weft_count_native(SYS_uname);
 		weft_count_native(SYS_sync);
 		weft_count_native(100000); // unknown numbers are nobody's
-		weft_count_first_try(WEFT_TURN_ANSWER);
+		weft_count_first_try(WEFT_TURN_ANSWER, -1);
 		weft_count_mutex_contended();
 		auto s = read_stats();
 		EXPECT_EQ(s["native " + std::to_string(SYS_uname)], 2u);

@@ -4,7 +4,7 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-all_names=(mariadb pdns apache-x apache apache-event nbdkit rrdcached varnish slapd)
+all_names=(mariadb pdns apache-x apache apache-event nbdkit rrdcached varnish stunnel slapd)
 
 usage() {
 	cat <<END
@@ -16,6 +16,8 @@ the clients see is written down; both times it must be the same text.
 
   --only NAME      only this one; may be given several times
                    (${all_names[*]})
+  --full           as many connections and threads as they are made for: Apache
+                   with 4,096 threads, stunnel with 5,000 connections
   --install        first install what is missing (apt-get; about five minutes)
   --installed      leave out, and say so, what is not installed; without it a
                    missing program is an error
@@ -32,9 +34,11 @@ modes=(native weft)
 build_dir=$root/build/release
 install=false
 only_installed=false
+threads=400 plain=300 encrypted=200	# connections: less than Apache has threads
 while [ $# -gt 0 ]; do
 	case $1 in
 	-h | --help) usage && exit 0 ;;
+	--full) threads=4096 plain=4000 encrypted=5000 ;;
 	--install) install=true ;;
 	--installed) only_installed=true ;;
 	--weft-only) modes=(weft) ;;
@@ -59,12 +63,12 @@ PATH=$PATH:/usr/sbin:/sbin
 # What each needs: a program, and the packages that have it.
 declare -A program=([mariadb]=mariadbd [pdns]=pdns_server [apache-x]=apache2
 	[apache]=apache2 [apache-event]=apache2 [nbdkit]=nbdcopy
-	[rrdcached]=rrdcached [varnish]=varnishd [slapd]=slapd)
+	[rrdcached]=rrdcached [varnish]=varnishd [stunnel]=stunnel4 [slapd]=slapd)
 declare -A packages=([mariadb]='mariadb-server sysbench'
 	[pdns]='pdns-server pdns-backend-bind' [apache-x]=apache2-bin
 	[apache]=apache2-bin [apache-event]=apache2-bin
 	[nbdkit]='nbdkit libnbd-bin' [rrdcached]='rrdcached rrdtool'
-	[varnish]=varnish [slapd]='slapd ldap-utils')
+	[varnish]=varnish [stunnel]=stunnel4 [slapd]='slapd ldap-utils')
 
 install_missing() {
 	local name more wanted=()
@@ -78,6 +82,8 @@ install_missing() {
 }
 
 begin_work
+# The clients' descriptors, and the servers'.
+ulimit -Sn "$(ulimit -Hn)"
 use_build "$(cd "$build_dir" && pwd)"
 python=/usr/bin/python3
 clients=$root/tests/servers/client.py
@@ -330,11 +336,11 @@ apache_configuration() {
 		$(as_root Group nogroup)
 		ServerLimit 1
 		ThreadLimit 4096
-		ThreadsPerChild 400
+		ThreadsPerChild $threads
 		StartServers 1
-		MaxRequestWorkers 400
+		MaxRequestWorkers $threads
 		MinSpareThreads 1
-		MaxSpareThreads 400
+		MaxSpareThreads $threads
 		KeepAlive On
 		MaxKeepAliveRequests 0
 		KeepAliveTimeout 60
@@ -353,7 +359,7 @@ apache_session() {
 	seq 100000 >"$folder/www/large"
 	apache_configuration "$mpm" >"$folder/conf"
 	up apache2 -D FOREGROUND -f "$folder/conf" "$@"
-	client http "$port" /small 300 10
+	client http "$port" /small "$plain" 10
 	client http "$port" /large 50 3
 	if [ $# -eq 0 ]; then
 		child=$(pgrep -P "$pid" | head -n 1)
@@ -363,13 +369,15 @@ apache_session() {
 		sleep 1
 		await_server "$pid" "$port" || note "gone after SIGHUP"
 		client http "$port" /small 100 2
-		kill -USR1 "$pid"
+		note "a new configuration, three times, while all have asked:"
+		client http "$port" /small 100 7 --signal USR1 "$pid"
 		sleep 1
 		client http "$port" /small 100 2
 	fi
 	down
 	[ $# -gt 0 ] || [ ! -e "/proc/$child" ] || note "a child is left"
-	grep -E 'exit signal|\[crit|\[alert|\[emerg|:error\]' "$folder/error.log" || true
+	grep -E 'exit signal|\[crit|\[alert|\[emerg|:error\]' "$folder/error.log" |
+		sed 's/\[[A-Z][^]]* [0-9]*\] //; s/\[pid [^]]*\] //' | sort -u || true
 }
 
 # ---- nbdkit
@@ -421,6 +429,35 @@ varnish_session() {
 	stop "$backend_pid" || true
 }
 
+# ---- stunnel
+
+stunnel_session() {
+	local backend=$port backend_pid
+	make_certificate
+	launch "$folder/backend.log" "$demos/backend" "$backend"
+	backend_pid=$launched_pid
+	await_server "$backend_pid" "$backend" || note "no backend"
+	choose_port
+	cat >"$folder/conf" <<-END
+		foreground = yes
+		pid =
+		debug = 4
+		[server]
+		accept = 127.0.0.1:$port
+		connect = 127.0.0.1:$backend
+		cert = $work/server.pem
+		key = $work/server.key
+	END
+	up stunnel4 "$folder/conf"
+	client http "$port" /5000/1 "$encrypted" 3 --tls
+	client http "$port" /70000/2 20 5 --tls
+	note "a new configuration, while all have asked:"
+	client http "$port" /5000/3 "$encrypted" 4 --tls --signal HUP "$pid"
+	client http "$port" /5000/1 10 1 --tls
+	down
+	stop "$backend_pid" || true
+}
+
 # ---- OpenLDAP: LMDB's locks lie in shared memory
 
 ldap() {
@@ -449,6 +486,40 @@ slapd_configuration() {
 slapd_up() {
 	up sh -c 'ulimit -n 1024; exec "$@"' sh \
 		slapd -d 0 -h "ldap://127.0.0.1:$port" -f "$folder/conf"
+}
+
+# Eight that write one entry each and count what was acknowledged, and eight that
+# search; the server is killed meanwhile, with LMDB's locks held by whoever has them.
+slapd_crash() {
+	local i w workers=() acknowledged found lost=0
+	for w in 0 1 2 3 4 5 6 7; do
+		(for ((i = 1; i < 20000; i++)); do
+			printf 'dn: cn=p%d,dc=lab\nchangetype: modify\n' "$w"
+			printf 'replace: sn\nsn: %d\n\n' "$i"
+		done | ldap stdbuf -oL ldapmodify -v >"$folder/acknowledged.$w" 2>/dev/null) &
+		workers+=($!)
+		(while ldap ldapsearch -LLL -b dc=lab cn; do :; done >/dev/null 2>&1) &
+		workers+=($!)
+	done
+	for w in 0 1 2 3 4 5 6 7; do
+		for ((i = 0; i < 200; i++)); do
+			! grep -qs complete "$folder/acknowledged.$w" || break
+			sleep 0.05
+		done
+	done
+	down KILL
+	wait "${workers[@]}" || true
+	slapd_up
+	for w in 0 1 2 3 4 5 6 7; do
+		acknowledged=$(grep -c complete "$folder/acknowledged.$w" || true)
+		found=$(ldap ldapsearch -LLL -b "cn=p$w,dc=lab" sn | sed -n 's/^sn: //p')
+		if [ "$acknowledged" -lt 1 ] || [ "$found" -lt "$acknowledged" ] ||
+			[ "$found" -gt $((acknowledged + 1)) ]; then
+			lost=1
+			note "acknowledged $acknowledged, found $found"
+		fi
+	done
+	note "acknowledged and lost: $lost"
 }
 
 slapd_session() {
@@ -483,6 +554,8 @@ slapd_session() {
 	down KILL
 	slapd_up
 	ldap ldapsearch -LLL -b dc=lab | grep . | LC_ALL=C sort | sha256sum
+	note "killed while they write:"
+	slapd_crash
 	printf 'dn: cn=p1,dc=lab\nchangetype: delete\n' | ldap ldapmodify >/dev/null ||
 		note "ldapmodify: $?"
 	down

@@ -24,7 +24,7 @@ packages=(
 	gcc g++ libc6-dev cmake ninja-build pkg-config
 	liburing-dev libunwind-dev libzydis-dev
 	# tests
-	libgtest-dev git perl-base libjemalloc2 libgoogle-perftools4
+	libgtest-dev git perl-base libjemalloc2 libgoogle-perftools4 xz-utils pigz zstd
 	# the load generator, and the servers of the demo and the tests
 	libssl-dev libmicrohttpd-dev microsocks tinyproxy-bin stunnel4 python3
 	pdns-server pdns-backend-bind apache2-bin nbdkit libnbd-bin

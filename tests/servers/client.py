@@ -1,16 +1,22 @@
 #!/usr/bin/env python3
 """Clients for scripts/servers.sh that no package has in the form needed.
 
-  client.py http PORT PATH CONNECTIONS REQUESTS [--tls]
+  client.py http PORT PATH CONNECTIONS REQUESTS [--tls] [--signal NAME PID]
   client.py dns PORT NAME CONNECTIONS REQUESTS
   client.py lines PORT CONNECTIONS REQUESTS LINE
 
 All connections are open at once; each sends its requests one after the other,
 all of them by turns. Prints how many answers there were of each kind, the same
 text in every run that goes well. Standard library only.
+
+--signal: in every second round, when all have asked and none has its answer, the
+server is sent this signal. It may close connections before or after that round's
+answers; who finds its own closed opens another one and asks again, as browsers do.
 """
 import collections
 import hashlib
+import os
+import signal
 import socket
 import ssl
 import struct
@@ -19,10 +25,15 @@ import sys
 answers = collections.Counter()
 
 
-def connect(port):
+encrypted = ssl.create_default_context()
+encrypted.check_hostname = False
+encrypted.verify_mode = ssl.CERT_NONE
+
+
+def connect(port, tls=False):
     s = socket.create_connection(("127.0.0.1", port), 20)
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return s
+    return encrypted.wrap_socket(s) if tls else s
 
 
 class Connection:
@@ -47,27 +58,70 @@ class Connection:
             raise OSError("the server closed the connection")
         return text.decode().rstrip("\r\n")
 
+    def rest(self):
+        return self
 
-def by_turns(connections, requests, ask, answer):
+
+def by_turns(connections, requests, ask, answer, between=lambda turn: None):
     """Everybody asks before anybody's answer is read."""
-    for _ in range(requests):
+    for turn in range(requests):
         for c in connections:
             ask(c)
+        between(turn)
         for c in connections:
             answers[answer(c)] += 1
 
 
-def http(port, path, n, requests, tls):
-    request = f"GET {path} HTTP/1.1\r\nHost: weft\r\n\r\n".encode()
-    sockets = [connect(port) for _ in range(n)]
-    if tls:
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        sockets = [context.wrap_socket(s) for s in sockets]
+class Reopening:
+    """A connection that is opened again when the server has closed it."""
 
-    def answer(c):
-        head = [c.line()]
+    def __init__(self, port, tls):
+        self.where = port, tls
+        self.request = b""
+        self.now = Connection(connect(*self.where))
+
+    def again(self):
+        self.now = Connection(connect(*self.where))
+        self.now.send(self.request)
+
+    def send(self, data):
+        self.request = data
+        try:
+            self.now.send(data)
+        except OSError:
+            self.again()
+
+    def line(self):
+        for _ in range(20):
+            try:
+                return self.now.line()
+            except OSError:
+                self.again()
+        raise OSError("the server closes every connection")
+
+    def rest(self):
+        """What comes after a first line has come."""
+        return self.now
+
+
+def http(port, path, n, requests, *options):
+    request = f"GET {path} HTTP/1.1\r\nHost: weft\r\n\r\n".encode()
+    tls, between = "--tls" in options, lambda turn: None
+    if "--signal" in options:
+        name, pid = options[options.index("--signal") + 1 :][:2]
+        number = signal.Signals["SIG" + name]
+
+        def between(turn):
+            if turn % 2:
+                os.kill(int(pid), number)
+
+        connections = [Reopening(port, tls) for _ in range(n)]
+    else:
+        connections = [Connection(connect(port, tls)) for _ in range(n)]
+
+    def answer(first):
+        head = [first.line()]
+        c = first.rest()
         while head[-1]:
             head.append(c.line())
         length = next(
@@ -78,8 +132,7 @@ def http(port, path, n, requests, tls):
         body = c.exactly(length)
         return f"{head[0]}, {length} bytes {hashlib.sha256(body).hexdigest()[:16]}"
 
-    connections = [Connection(s) for s in sockets]
-    by_turns(connections, requests, lambda c: c.send(request), answer)
+    by_turns(connections, requests, lambda c: c.send(request), answer, between)
 
 
 def dns(port, name, n, requests):
@@ -117,7 +170,7 @@ def lines(port, n, requests, line):
 
 def main(kind, port, *rest):
     if kind == "http":
-        http(int(port), rest[0], int(rest[1]), int(rest[2]), "--tls" in rest)
+        http(int(port), rest[0], int(rest[1]), int(rest[2]), *rest[3:])
     elif kind == "dns":
         dns(int(port), rest[0], int(rest[1]), int(rest[2]))
     elif kind == "lines":

@@ -39,7 +39,8 @@
  *
  * Rejected: a timer signal per carrier (it ends system calls that must not be ended, and
  * never comes while the carrier is blocked); watching CPU clocks or /proc (a carrier that
- * the kernel does not let run keeps its fibers just as well).
+ * the kernel does not let run keeps its fibers just as well; leaving such a one alone for
+ * 50 ms changes neither MariaDB's transactions nor their 99th percentile).
  */
 #include <errno.h>
 #include <linux/futex.h>

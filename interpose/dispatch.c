@@ -254,8 +254,6 @@ static void dispatch_fiber(struct weft_call *c)
 		weft_sig_mask_end();
 	if (weft_syscall_class[nr] == WEFT_PARKS) {
 		int fd = (int)r->rdi;
-
-		/* Before fd is used it is set by this: not in one expression. */
 		enum weft_turn at = turn_at(nr, &fd);
 
 		weft_sched_turn(at, fd);

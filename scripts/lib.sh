@@ -290,16 +290,7 @@ server_command() {
 		;;
 	stunnel)
 		make_certificate
-		cat >"$conf" <<-END
-			foreground = yes
-			pid =
-			debug = 4
-			[demo]
-			accept = 127.0.0.1:$port
-			connect = 127.0.0.1:$target
-			cert = $work/server.pem
-			key = $work/server.key
-		END
+		stunnel_configuration "$port" "$target" >"$conf"
 		server=(stunnel4 "$conf")
 		load=(https --ca "$work/server.pem")
 		;;
@@ -329,6 +320,20 @@ make_certificate() {
 		-days 2 -subj /CN=127.0.0.1 -keyout "$work/server.key" \
 		-out "$work/server.pem" 2>"$work/openssl.log" ||
 		fail "openssl made no certificate: $(cat "$work/openssl.log")"
+}
+
+# stunnel_configuration PORT TARGET: from TLS on the one to the other.
+stunnel_configuration() {
+	cat <<-END
+		foreground = yes
+		pid =
+		debug = 4
+		[demo]
+		accept = 127.0.0.1:$1
+		connect = 127.0.0.1:$2
+		cert = $work/server.pem
+		key = $work/server.key
+	END
 }
 
 # start_server NAME LOG TARGET PREFIX...: start it, on a port that is free. Its

@@ -244,8 +244,9 @@ TEST(Sched, TwoThatComputeAndWakeEachOtherLetTheQueueRun)
 		weft_yield();
 		ran = true;
 		fibers.join();
-		// 2 ms, as it takes the TSC's ticks for them; by their number alone 30.
-		EXPECT_LT(rounds, 12);
+		// 2 ms are up to 2.5 where the TSC has 2 GHz, after the first one's own
+		// turn; two more when all are told to end.
+		EXPECT_LT(rounds, 7);
 	});
 }
 
@@ -427,6 +428,8 @@ TEST(Sched, WhoHasBegunGoesBeforeThoseWhoseTimeHasCome)
 		spin_until([&] { return weft_now_ns() > at; });
 		fibers.join();
 		EXPECT_EQ(answered, n);
+		/* All 200 if they went first. Where system calls are dear up to 128:
+		 * timers that are due fire before the ring is asked again. */
 		EXPECT_LT(most, n * 3 / 4);
 	});
 }
@@ -452,7 +455,8 @@ TEST(Sched, ATurnThatTheKernelTookIsNoReasonToStopWhoMayHoldALock)
 				c->current->give_way = 0;
 				store_relaxed(&c->called, 0);
 			}
-			/* On a slow machine a sleep itself can use up a turn. */
+			/* What the hypervisor takes counts as ours; by the clock all are
+			 * asked. */
 			EXPECT_LT(asked, 5) << "at " << at;
 		}
 		weft_sys2(SYS_nanosleep, (long)&turn, 0);

@@ -189,6 +189,7 @@ long sys_execve(struct weft_call *c)
 {
 	long r;
 
+	weft_answers_give_here();
 	/*
 	 * The kernel thread takes the fiber's attributes, which may need a privilege to
 	 * be undone: not for what cannot be executed (PATH is searched by trying).
@@ -222,6 +223,7 @@ long sys_exit(struct weft_call *c)
 long sys_exit_group(struct weft_call *c)
 {
 	(void)c;
+	weft_answers_give_here();
 	/* The kernel knows of no list but the first thread's. */
 	weft_futex_walk_all_robust();
 	if (weft_at_exit_group)

@@ -300,6 +300,20 @@ void weft_fd_learn(int fd, bool blocked)
 		store_relaxed(&habit[fd], 0);
 }
 
+static uint32_t speaker[TABLE]; /* (a) a fiber's id */
+
+bool weft_fd_spoken_by(int fd, const struct fiber *f)
+{
+	uint32_t me = (uint32_t)f->tid;
+
+	if ((unsigned)fd >= TABLE)
+		return false;
+	if (load_relaxed(&speaker[fd]) == me)
+		return true;
+	store_relaxed(&speaker[fd], me);
+	return false;
+}
+
 /* ---- closing what somebody waits for -------------------------------------- */
 
 static uint16_t busy[TABLE]; /* (a) how many fibers wait for this number */

@@ -12,6 +12,8 @@
 #pragma once
 #include "sched_impl.h"
 
+struct msghdr;
+
 static inline bool weft_on_epoll(void)
 {
 	return unlikely(weft_rt.engine == WEFT_ENGINE_EPOLL);
@@ -56,6 +58,10 @@ void weft_ring_accept(struct weft_ring *r, int fd, void *addr, void *addrlen, in
 void weft_ring_connect(
 	struct weft_ring *r, int fd, const void *addr, unsigned len, uint64_t user_data);
 void weft_ring_recv(struct weft_ring *r, int fd, void *buf, size_t len, bool tied,
+	uint64_t user_data);
+void weft_ring_send(struct weft_ring *r, int fd, const void *buf, size_t len, int flags,
+	uint64_t user_data);
+void weft_ring_sendmsg(struct weft_ring *r, int fd, const struct msghdr *msg, int flags,
 	uint64_t user_data);
 void weft_ring_futex_wait(struct weft_ring *r, uint32_t *word, uint32_t val,
 	uint32_t bitset, uint64_t user_data);

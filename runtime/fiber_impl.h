@@ -221,10 +221,12 @@ struct carrier {
 	enum carrier_kind kind; /* (a) a full one may become bound */
 	int tid;                /* kernel thread id */
 	int kickers, executes;  /* (a) see kick() */
-	unsigned ticks;     /* fibers taken; every so often the carrier looks outside */
-	unsigned yields;    /* yields with nobody to yield to */
-	int odd;            /* (a) ODD_…; 0: does its ordinary work */
-	struct fiber *held; /* (o) pinned here, and parked */
+	unsigned ticks;       /* fibers taken; every so often the carrier looks outside */
+	unsigned yields;      /* yields with nobody to yield to */
+	int odd;              /* (a) ODD_…; 0: does its ordinary work */
+	struct fiber *held;   /* (o) pinned here, and parked */
+	unsigned answers;     /* (o) in the ring, and not yet given to the kernel … */
+	uint64_t answers_tsc; /* (o) … and since when */
 	struct fiber *at_once; /* (o) asks the kernel, and need not park if it is done */
 	struct fiber *holds;   /* (a) … the last one that was */
 	uint64_t held_since;   /* (a) … and since when */

@@ -122,6 +122,7 @@ enum op_kind {
 	OP_POLL,
 	OP_POLL_MANY,
 	OP_RECV,
+	OP_SEND,
 	OP_ACCEPT,
 	OP_CONNECT,
 	OP_FUTEX,
@@ -136,6 +137,7 @@ struct op {
 		count; /* of fds; or an address's length, a futex's value, an id's type */
 	struct pollfd *fds;
 	void *addr, *addrlen;
+	const struct msghdr *msg; /* OP_SEND: or addr and count */
 	uint64_t deadline;
 	uint64_t *bits; /* one for each operation that is in the ring */
 };
@@ -175,6 +177,14 @@ static void submit(struct carrier *c, struct fiber *f, const struct op *op)
 	case OP_RECV:
 		weft_ring_recv(
 			r, op->fd, op->addr, op->count, is_tied(op->fd), pack(f, 0));
+		break;
+	case OP_SEND:
+		if (op->msg)
+			weft_ring_sendmsg(r, op->fd, op->msg, op->flags, pack(f, 0));
+		else
+			weft_ring_send(
+				r, op->fd, op->addr, op->count, op->flags, pack(f, 0));
+		weft_answer_queued(c);
 		break;
 	case OP_ACCEPT:
 		weft_ring_accept(r, op->fd, op->addr, op->addrlen, op->flags,
@@ -321,7 +331,10 @@ static long op_wait(struct op *op, enum weft_park_reason reason, int *ret_fd)
 		return wait_bound(op);
 	if (!op->bits)
 		op->bits = &one;
-	weft_count(weft_carrier_self(), IO_PARKS);
+	if (op->kind == OP_SEND)
+		weft_count(weft_carrier_self(), TOGETHER);
+	else
+		weft_count(weft_carrier_self(), IO_PARKS);
 	if (op->fd >= 0) {
 		weft_fd_busy(op->fd, 1);
 		f->io_direct = op->kind != OP_POLL;
@@ -348,7 +361,7 @@ static long op_wait(struct op *op, enum weft_park_reason reason, int *ret_fd)
 	case WEFT_WAKE_INTERRUPT:
 		return -EINTR;
 	default:
-		if (op->kind == OP_RECV || op->kind == OP_POLL)
+		if (op->kind == OP_RECV || op->kind == OP_SEND || op->kind == OP_POLL)
 			weft_follow_peer(f, op->fd);
 		return f->io_res;
 	}
@@ -437,6 +450,22 @@ long weft_io_ring_recv(struct weft_held *h, void *buf, size_t len)
 		return r < 0 ? r : -EAGAIN;
 	}
 	return op_wait(&op, WEFT_REASON_READ, &(int){0});
+}
+
+long weft_io_ring_send(
+	int fd, const struct msghdr *msg, const void *buf, size_t len, int flags)
+{
+	struct op op = {.kind = OP_SEND,
+		.fd = fd,
+		.flags = flags,
+		.msg = msg,
+		.addr = (void *)(uintptr_t)buf,
+		.count = (unsigned)len,
+		.deadline = WEFT_NO_DEADLINE};
+	long r = op_wait(&op, WEFT_REASON_WRITE, &(int){0});
+
+	weft_sched_turn_begins();
+	return r;
 }
 
 void weft_io_pretend_to_block(int fd, unsigned events)

@@ -38,6 +38,13 @@ long weft_io_wait_many(
  * there only is readiness, and that has come.
  */
 long weft_io_ring_recv(struct weft_held *h, void *buf, size_t len);
+/*
+ * sendmsg(fd, msg, flags), or send(fd, buf, len, flags) where msg is NULL, which the
+ * ring makes together with those of others: the result, which may be -EINTR or -ENOMEM
+ * when nothing was sent.
+ */
+long weft_io_ring_send(
+	int fd, const struct msghdr *msg, const void *buf, size_t len, int flags);
 /* WEFT_STRESS=wouldblock: through the ring once before the first attempt. */
 void weft_io_pretend_to_block(int fd, unsigned events);
 
@@ -76,6 +83,8 @@ void weft_fd_note_again(int fd, unsigned events);
  */
 bool weft_fd_likely_blocks(int fd);
 void weft_fd_learn(int fd, bool blocked);
+/* f receives or sends there. Was it the one that did so last? */
+bool weft_fd_spoken_by(int fd, const struct fiber *f);
 /* A duplicate where it does not disturb the lowest free numbers, or -EXXX. */
 int weft_fd_duplicate(int fd);
 /* Marks fd as waited for; see weft_io_closing. */
@@ -87,6 +96,16 @@ size_t weft_iov_total(const struct iovec *iov, size_t n);
 /* The part of iov[] behind the first `skip` bytes, at most `room` entries; how many. */
 int weft_iov_rest(
 	const struct iovec *iov, size_t n, size_t skip, struct iovec *out, int room);
+
+/* ---- answer.c: answers that are given together ----------------------------- */
+
+/*
+ * The calling fiber is about to send len bytes, and its flags. Is it to do that with
+ * weft_io_ring_send()? Asked once for each message.
+ */
+bool weft_answer_joins(int fd, size_t len, int flags);
+/* One more is in c's ring. On its own thread. */
+void weft_answer_queued(struct carrier *c);
 
 /* ---- file.c: read and write at the position of a regular file ------------- */
 

@@ -132,3 +132,18 @@ void weft_balance_watch(struct carrier *c);
 
 /* What others, the kernel and the clock have for c, and what other carriers need. */
 void weft_sched_look(struct carrier *c);
+
+/* ---- answer.c -------------------------------------------------------------- */
+
+enum {
+	WEFT_ANSWERS = 24,        /* that wait for each other at most … */
+	WEFT_ANSWERS_NS = 200000, /* … and for how long */
+};
+
+/* Is it time to give the kernel what c's fibers answered? `now`: of the TSC. */
+static inline bool weft_answers_due(const struct carrier *c, uint64_t now)
+{
+	return c->answers >= WEFT_ANSWERS ||
+	       (c->answers && now - c->answers_tsc > WEFT_TSC(WEFT_ANSWERS_NS));
+}
+void weft_answers_give(struct carrier *c);

@@ -402,6 +402,27 @@ void weft_ring_recv(
 	r->inflight++;
 }
 
+/* What does not fit is not waited for, if flags say so (MSG_DONTWAIT). */
+void weft_ring_send(struct weft_ring *r, int fd, const void *buf, size_t len, int flags,
+	uint64_t user_data)
+{
+	struct io_uring_sqe *sqe = next_sqe(r);
+
+	io_uring_prep_send(sqe, fd, buf, len, flags);
+	io_uring_sqe_set_data64(sqe, user_data);
+	r->inflight++;
+}
+
+void weft_ring_sendmsg(struct weft_ring *r, int fd, const struct msghdr *msg, int flags,
+	uint64_t user_data)
+{
+	struct io_uring_sqe *sqe = next_sqe(r);
+
+	io_uring_prep_sendmsg(sqe, fd, msg, (unsigned)flags);
+	io_uring_sqe_set_data64(sqe, user_data);
+	r->inflight++;
+}
+
 /* A word shared with other processes: the kernel's own futex, waited for here. */
 void weft_ring_futex_wait(struct weft_ring *r, uint32_t *word, uint32_t val,
 	uint32_t bitset, uint64_t user_data)
@@ -551,6 +572,7 @@ static void check(int r)
 void weft_ring_flush(struct carrier *c)
 {
 	weft_count(c, ENTERS);
+	c->answers = 0;
 	if (!weft_fault_hits(WEFT_FAULT_IO_URING_ENTER))
 		check(io_uring_submit_and_get_events(&c->ring->ring));
 	reap(c);
@@ -588,6 +610,7 @@ void weft_ring_wait(struct carrier *c, uint64_t deadline_ns)
 		arg.ts = (uintptr_t)&ts;
 	}
 	weft_count(c, ENTERS);
+	c->answers = 0;
 	if (!weft_fault_hits(WEFT_FAULT_IO_URING_ENTER))
 		check(io_uring_enter2((unsigned)ring->enter_ring_fd, publish(&ring->sq),
 			1, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,

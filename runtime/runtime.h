@@ -182,6 +182,11 @@ enum weft_turn {
 void weft_count_first_try(enum weft_turn at, int fd);
 /* A call that may wait did not: whoever goes on like that gives way now and then. */
 void weft_sched_turn(enum weft_turn at, int fd);
+/* The calling fiber has let others run. */
+void weft_sched_turn_begins(void);
+/* What other fibers of this carrier have answered is sent: the process is about to end.
+ */
+void weft_answers_give_here(void);
 /* WEFT_STRESS=shuffle: perhaps asks the calling fiber, which begins a call, to give way.
  */
 void weft_sched_stress_call(void);

@@ -260,6 +260,8 @@ static struct fiber *take_next(struct carrier *c)
 		return weft_bound_next(c);
 	if (unlikely(c->held))
 		return wait_for_held(c);
+	if (unlikely(weft_answers_due(c, c->run_tsc)))
+		weft_answers_give(c);
 	if (unlikely(++c->ticks % WEFT_POLL_EVERY == 0)) {
 		weft_sched_look(c);
 		if (unlikely(load_relaxed(&c->odd) & ODD_RETIRING))
@@ -272,6 +274,10 @@ static struct fiber *take_next(struct carrier *c)
 			return f;
 		}
 		c->backlog_tsc = 0;
+		if (c->answers) {
+			weft_answers_give(c);
+			continue;
+		}
 		if (weft_inbox_drain(c, c) || weft_sig_inbox_drain(c))
 			continue;
 		if (load_relaxed(&c->timers.first) != WEFT_NO_DEADLINE && run_timers(c))

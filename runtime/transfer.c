@@ -149,6 +149,8 @@ long weft_io_recv(int fd, void *buf, size_t len, int flags, void *addr, void *ad
 		.tried = tried};
 	long r = receive_blocking(&in);
 
+	if (r > 0)
+		weft_fd_spoken_by(fd, weft_fiber_self());
 	weft_held_release(&in.file);
 	return r;
 }
@@ -292,9 +294,27 @@ static long send_rest(struct outgoing *o, int extra)
 		(long)o->addr, o->addrlen);
 }
 
+/*
+ * The first attempt, made together with those of others. False: it is to be made by
+ * itself.
+ */
+static bool sent_together(struct outgoing *o, long *ret)
+{
+	const struct msghdr *m = o->msg;
+
+	if (o->done || o->before || o->addr || (m && (m->msg_name || m->msg_control)) ||
+		!weft_answer_joins(o->file.fd, o->total, o->flags))
+		return false;
+	*ret = weft_io_ring_send(
+		o->file.fd, m, o->buf, o->total, o->flags | MSG_DONTWAIT | MSG_NOSIGNAL);
+	return *ret != -EINTR && *ret != -ENOMEM;
+}
+
 static long attempt_send(struct outgoing *o)
 {
-	return send_rest(o, MSG_DONTWAIT);
+	long r;
+
+	return sent_together(o, &r) ? r : send_rest(o, MSG_DONTWAIT);
 }
 
 static long sendmsg_rest(struct outgoing *o, int extra)
@@ -314,7 +334,9 @@ static long sendmsg_rest(struct outgoing *o, int extra)
 
 static long attempt_sendmsg(struct outgoing *o)
 {
-	return sendmsg_rest(o, MSG_DONTWAIT);
+	long r;
+
+	return sent_together(o, &r) ? r : sendmsg_rest(o, MSG_DONTWAIT);
 }
 
 static long raw_writev(int fd, const struct iovec *iov, int n)
@@ -478,7 +500,7 @@ long weft_io_send(int fd, const void *buf, size_t len, int flags, const void *ad
 
 	if (!(flags & MSG_DONTWAIT))
 		return send_blocking(&o);
-	r = send_rest(&o, 0);
+	r = attempt_send(&o);
 	if (r == -EAGAIN)
 		weft_fd_note_again(fd, POLLOUT);
 	if (r == -EPIPE && !(flags & MSG_NOSIGNAL))
@@ -498,7 +520,7 @@ long weft_io_sendmsg(int fd, const struct msghdr *msg, int flags)
 
 	if (!(flags & MSG_DONTWAIT) && msg->msg_iovlen <= IOV_LIMIT)
 		return send_blocking(&o);
-	r = sendmsg_rest(&o, 0);
+	r = flags & MSG_DONTWAIT ? attempt_sendmsg(&o) : sendmsg_rest(&o, 0);
 	if (r == -EAGAIN)
 		weft_fd_note_again(fd, POLLOUT);
 	if (r == -EPIPE && !(flags & MSG_NOSIGNAL))
@@ -667,8 +689,10 @@ long weft_io_try_recv(int fd, void *buf, size_t len, int flags)
 		return WEFT_LIKELY_BLOCKS;
 	r = weft_sys6(SYS_recvfrom, fd, (long)buf, (long)len, flags | MSG_DONTWAIT, 0, 0);
 	if (r != -EAGAIN) {
-		if (likely(r >= 0))
+		if (likely(r >= 0)) {
 			weft_fd_set_hint(fd, WEFT_KIND_SOCKET);
+			weft_fd_spoken_by(fd, weft_fiber_self());
+		}
 		weft_fd_learn(fd, false);
 		return r;
 	}
@@ -686,8 +710,13 @@ long weft_io_try_send(int fd, const void *buf, size_t len, int flags)
 
 	if (weft_io_forced_to_fail())
 		return WEFT_FULL_PATH;
-	r = weft_sys6(SYS_sendto, fd, (long)buf, (long)len,
-		flags | MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0);
+	r = -EINTR;
+	if (weft_answer_joins(fd, len, flags))
+		r = weft_io_ring_send(
+			fd, NULL, buf, len, flags | MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (likely(r == -EINTR || r == -ENOMEM))
+		r = weft_sys6(SYS_sendto, fd, (long)buf, (long)len,
+			flags | MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0);
 	if (likely(r == (long)len)) {
 		weft_fd_set_hint(fd, WEFT_KIND_SOCKET);
 		return r;

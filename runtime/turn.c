@@ -126,6 +126,8 @@ void weft_sched_turn(enum weft_turn at, int fd)
 	struct carrier *c = weft_carrier_self();
 	uint64_t now = weft_tsc();
 
+	if (unlikely(weft_answers_due(c, now)))
+		weft_answers_give(c);
 	if (likely(now - c->turn_tsc < TURN_TSC[at]))
 		return;
 	if (now - c->turn_tsc < turn_tsc(c, at))
@@ -139,6 +141,11 @@ void weft_sched_turn(enum weft_turn at, int fd)
 	ask_way(c);
 	if (at == WEFT_TURN_ANSWER && fd >= 0)
 		weft_follow_peer(c->current, fd);
+}
+
+void weft_sched_turn_begins(void)
+{
+	weft_carrier_self()->turn_tsc = weft_tsc();
 }
 
 /* Stress: now and then as if the monitor had called just when the call began. */

@@ -114,6 +114,7 @@ static long make_other(struct weft_call *c, uint64_t flags, uintptr_t stack_top)
 {
 	bool we_wait = (flags & (CLONE_VM | CLONE_VFORK)) == (CLONE_VM | CLONE_VFORK);
 
+	weft_answers_give_here();
 	/*
 	 * With our memory it goes on beside us, and would be whichever fiber runs on the
 	 * carrier that it has from its parent. With its own it starts where nothing of
@@ -170,6 +171,7 @@ long sys_clone3(struct weft_call *c)
 
 long sys_fork(struct weft_call *c)
 {
+	weft_answers_give_here();
 	return weft_fork(c);
 }
 
@@ -180,6 +182,7 @@ long sys_fork(struct weft_call *c)
  */
 long sys_vfork(struct weft_call *c)
 {
+	weft_answers_give_here();
 	weft_fiber_expect_vm_child(c->fiber, false);
 	weft_signals_before_exec();
 	return WEFT_RAW;

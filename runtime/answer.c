@@ -11,7 +11,8 @@
  * An answer waits for few others, and for a time that whoever asked does not notice
  * behind a queue: it is looked at before each fiber runs and at each call of those that
  * run on. Of a fiber that does not call weft at all the monitor knows, as of any carrier
- * whose ring was not submitted.
+ * whose ring was not submitted. Where fibers compute for long on the average, and before
+ * the carrier is kept by a fork, nothing waits.
  *
  * After it the fiber stands behind those that are ready, as it does after a turn that
  * gave an answer. It may hold a lock that others want: a socket that many write to, under
@@ -39,9 +40,10 @@ bool weft_answer_joins(int fd, size_t len, int flags)
 	struct fiber *f = c->current;
 	bool mine = weft_fd_spoken_by(fd, f);
 
-	if (weft_on_epoll() || c->kind != CARRIER_FULL || f->flags & FIBER_PINNED ||
-		fd <= STDERR_FILENO || flags & ~(MSG_NOSIGNAL | MSG_DONTWAIT) || !len ||
-		len > LARGEST)
+	/* Who looks at stacks would find a reason to keep the carrier, each time. */
+	if (weft_on_epoll() || weft_native_watches || c->kind != CARRIER_FULL ||
+		f->flags & FIBER_PINNED || fd <= STDERR_FILENO ||
+		flags & ~(MSG_NOSIGNAL | MSG_DONTWAIT) || !len || len > LARGEST)
 		return false;
 	if (unlikely(weft_rt.config.stress_shuffle) && weft_random(c) % 2)
 		return true;
@@ -64,6 +66,8 @@ void weft_answers_give_here(void)
 {
 	struct carrier *c = (struct carrier *)weft_rdgsbase();
 
-	if (c && c->answers)
+	if (c && c->answers) {
+		c->answers = 0;
 		weft_ring_submit(c->ring);
+	}
 }

@@ -184,7 +184,9 @@ void weft_count_first_try(enum weft_turn at, int fd);
 void weft_sched_turn(enum weft_turn at, int fd);
 /* The calling fiber has let others run. */
 void weft_sched_turn_begins(void);
-/* What other fibers of this carrier have answered is sent: the process is about to end.
+/*
+ * What other fibers of this carrier have answered is sent: the process is about to end,
+ * or the calling fiber to keep the carrier. From anywhere.
  */
 void weft_answers_give_here(void);
 /* WEFT_STRESS=shuffle: perhaps asks the calling fiber, which begins a call, to give way.

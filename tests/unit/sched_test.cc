@@ -381,6 +381,9 @@ TEST(Sched, ATurnLastsLongerForWhoHoldsARequestOrALock)
 		for (int i = 0; i < 2000; i++)
 			fibers.start([] {});
 		EXPECT_GT(lasts(WEFT_TURN_ANSWER), ms / 10);
+		// Who may hold a lock would come back behind all of them.
+		EXPECT_GT(lasts(WEFT_TURN_REQUEST), 5 * ms);
+		EXPECT_GT(lasts(WEFT_TURN_LOCK), 5 * ms);
 	});
 }
 

@@ -30,8 +30,8 @@
 #include "queue_impl.h"
 
 enum {
-	LARGEST = 16384, /* bytes; copying more takes longer than what is saved */
-	OTHERS = 2,      /* ready, or it is not worth the way through the ring */
+	LARGEST = 4096, /* bytes; more is a stream rather, which goes on for its turn */
+	OTHERS = 2,     /* ready, or it is not worth the way through the ring */
 };
 
 bool weft_answer_joins(int fd, size_t len, int flags)

@@ -224,7 +224,7 @@ TEST(Answers, OfOtherKindsAreGivenAlone)
 	on_runtime({1}, [] {
 		Pair p(Pair::TCP);
 		Others others;
-		std::vector<char> large(100000, 'l');
+		std::vector<char> large(5000, 'l');
 		sockaddr_in to = {};
 		socklen_t size = sizeof to;
 
@@ -297,7 +297,7 @@ TEST(Answers, WaitForTheRest)
 		Pair p(Pair::TCP);
 		Others others;
 		Fibers fibers;
-		enum { EACH = 16000, TIMES = 400 };
+		enum { EACH = 4000, TIMES = 1600 };
 		std::vector<char> data(EACH);
 		uint64_t sum = 0, got = 0;
 

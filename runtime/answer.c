@@ -56,12 +56,6 @@ void weft_answer_queued(struct carrier *c)
 		c->answers_tsc = c->run_tsc; /* when its run ended, a moment ago */
 }
 
-void weft_answers_give(struct carrier *c)
-{
-	if (c->answers)
-		weft_engine_flush(c);
-}
-
 void weft_answers_give_here(void)
 {
 	struct carrier *c = (struct carrier *)weft_rdgsbase();

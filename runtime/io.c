@@ -462,10 +462,8 @@ long weft_io_ring_send(
 		.addr = (void *)(uintptr_t)buf,
 		.count = (unsigned)len,
 		.deadline = WEFT_NO_DEADLINE};
-	long r = op_wait(&op, WEFT_REASON_WRITE, &(int){0});
 
-	weft_sched_turn_begins();
-	return r;
+	return op_wait(&op, WEFT_REASON_WRITE, &(int){0});
 }
 
 void weft_io_pretend_to_block(int fd, unsigned events)

@@ -44,8 +44,8 @@ enum weft_tried { WEFT_TRIED_NOT, WEFT_TRIED_BLOCKS, WEFT_TRIED_LIKELY };
 
 /*
  * First attempts, for the front door: the call's result, or one of the above.
- * They do not park (but for the rest of a partly sent message), and never
- * return the -EAGAIN of a blocking descriptor.
+ * They do not park but for the rest of a partly sent message and for an answer that is
+ * given with others (answer.c), and never return the -EAGAIN of a blocking descriptor.
  */
 long weft_io_try_recv(int fd, void *buf, size_t len, int flags);
 long weft_io_try_send(int fd, const void *buf, size_t len, int flags);

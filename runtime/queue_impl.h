@@ -146,4 +146,3 @@ static inline bool weft_answers_due(const struct carrier *c, uint64_t now)
 	return c->answers >= WEFT_ANSWERS ||
 	       (c->answers && now - c->answers_tsc > WEFT_TSC(WEFT_ANSWERS_NS));
 }
-void weft_answers_give(struct carrier *c);

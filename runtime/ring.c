@@ -569,11 +569,17 @@ static void check(int r)
 	weft_bug_error("io_uring_enter failed", r);
 }
 
-void weft_ring_flush(struct carrier *c)
+/* The kernel is about to be given all that is queued. False: a test forbids it. */
+static bool may_enter(struct carrier *c)
 {
 	weft_count(c, ENTERS);
 	c->answers = 0;
-	if (!weft_fault_hits(WEFT_FAULT_IO_URING_ENTER))
+	return !weft_fault_hits(WEFT_FAULT_IO_URING_ENTER);
+}
+
+void weft_ring_flush(struct carrier *c)
+{
+	if (may_enter(c))
 		check(io_uring_submit_and_get_events(&c->ring->ring));
 	reap(c);
 }
@@ -609,9 +615,7 @@ void weft_ring_wait(struct carrier *c, uint64_t deadline_ns)
 		ts.tv_nsec = (long long)(left % 1000000000u);
 		arg.ts = (uintptr_t)&ts;
 	}
-	weft_count(c, ENTERS);
-	c->answers = 0;
-	if (!weft_fault_hits(WEFT_FAULT_IO_URING_ENTER))
+	if (may_enter(c))
 		check(io_uring_enter2((unsigned)ring->enter_ring_fd, publish(&ring->sq),
 			1, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
 			(sigset_t *)&arg, sizeof arg));

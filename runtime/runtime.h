@@ -182,8 +182,6 @@ enum weft_turn {
 void weft_count_first_try(enum weft_turn at, int fd);
 /* A call that may wait did not: whoever goes on like that gives way now and then. */
 void weft_sched_turn(enum weft_turn at, int fd);
-/* The calling fiber has let others run. */
-void weft_sched_turn_begins(void);
 /*
  * What other fibers of this carrier have answered is sent: the process is about to end,
  * or the calling fiber to keep the carrier. From anywhere.

@@ -261,7 +261,7 @@ static struct fiber *take_next(struct carrier *c)
 	if (unlikely(c->held))
 		return wait_for_held(c);
 	if (unlikely(weft_answers_due(c, c->run_tsc)))
-		weft_answers_give(c);
+		weft_engine_flush(c);
 	if (unlikely(++c->ticks % WEFT_POLL_EVERY == 0)) {
 		weft_sched_look(c);
 		if (unlikely(load_relaxed(&c->odd) & ODD_RETIRING))
@@ -275,7 +275,7 @@ static struct fiber *take_next(struct carrier *c)
 		}
 		c->backlog_tsc = 0;
 		if (c->answers) {
-			weft_answers_give(c);
+			weft_engine_flush(c);
 			continue;
 		}
 		if (weft_inbox_drain(c, c) || weft_sig_inbox_drain(c))
@@ -587,6 +587,7 @@ void weft_sched_init(struct carrier *c)
 	c->inbox = NULL;
 	c->sig_inbox = NULL;
 	c->turn_tsc = 0;
+	c->answers = 0;
 	c->run_tsc = weft_tsc();
 	c->shares = c->slow = false;
 	c->napped = ~0ull;

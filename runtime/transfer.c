@@ -295,26 +295,32 @@ static long send_rest(struct outgoing *o, int extra)
 }
 
 /*
- * The first attempt, made together with those of others. False: it is to be made by
- * itself.
+ * A first attempt, made together with those of others: of m, or of buf where that is
+ * NULL. False: it is to be made by itself, nothing was sent.
  */
-static bool sent_together(struct outgoing *o, long *ret)
+static bool sent_together(
+	int fd, const struct msghdr *m, const void *buf, size_t len, int flags, long *ret)
+{
+	if (!weft_answer_joins(fd, len, flags))
+		return false;
+	*ret = weft_io_ring_send(fd, m, buf, len, flags | MSG_DONTWAIT | MSG_NOSIGNAL);
+	return *ret != -EINTR && *ret != -ENOMEM;
+}
+
+static bool all_sent_together(const struct outgoing *o, long *ret)
 {
 	const struct msghdr *m = o->msg;
 
-	if (o->done || o->before || o->addr || (m && (m->msg_name || m->msg_control)) ||
-		!weft_answer_joins(o->file.fd, o->total, o->flags))
-		return false;
-	*ret = weft_io_ring_send(
-		o->file.fd, m, o->buf, o->total, o->flags | MSG_DONTWAIT | MSG_NOSIGNAL);
-	return *ret != -EINTR && *ret != -ENOMEM;
+	return !o->done && !o->before && !o->addr &&
+	       !(m && (m->msg_name || m->msg_control)) &&
+	       sent_together(o->file.fd, m, o->buf, o->total, o->flags, ret);
 }
 
 static long attempt_send(struct outgoing *o)
 {
 	long r;
 
-	return sent_together(o, &r) ? r : send_rest(o, MSG_DONTWAIT);
+	return all_sent_together(o, &r) ? r : send_rest(o, MSG_DONTWAIT);
 }
 
 static long sendmsg_rest(struct outgoing *o, int extra)
@@ -336,7 +342,7 @@ static long attempt_sendmsg(struct outgoing *o)
 {
 	long r;
 
-	return sent_together(o, &r) ? r : sendmsg_rest(o, MSG_DONTWAIT);
+	return all_sent_together(o, &r) ? r : sendmsg_rest(o, MSG_DONTWAIT);
 }
 
 static long raw_writev(int fd, const struct iovec *iov, int n)
@@ -710,11 +716,7 @@ long weft_io_try_send(int fd, const void *buf, size_t len, int flags)
 
 	if (weft_io_forced_to_fail())
 		return WEFT_FULL_PATH;
-	r = -EINTR;
-	if (weft_answer_joins(fd, len, flags))
-		r = weft_io_ring_send(
-			fd, NULL, buf, len, flags | MSG_DONTWAIT | MSG_NOSIGNAL);
-	if (likely(r == -EINTR || r == -ENOMEM))
+	if (likely(!sent_together(fd, NULL, buf, len, flags, &r)))
 		r = weft_sys6(SYS_sendto, fd, (long)buf, (long)len,
 			flags | MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0);
 	if (likely(r == (long)len)) {

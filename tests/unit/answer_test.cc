@@ -138,7 +138,7 @@ TEST(Answers, WaitForFewOthers)
 	});
 }
 
-// Who runs on behind it, until the answer has arrived. True if it was given together.
+// An answer that is given together, and who runs on behind it until that has arrived.
 void answers_behind(Config config, std::function<void(std::function<bool()>)> run_on)
 {
 	on_runtime(config, [&] {
@@ -280,6 +280,11 @@ TEST(Answers, HaveTheResultsOfAttempts)
 		expect(-EFAULT, weft_io_try_send(p.in(), (void *)16, 5, 0),
 			"bad address");
 		expect(-ENOTSOCK, answer(fds[1]), "a pipe");
+		std::vector<iovec> many(1025, iovec{part, 1}); // more than UIO_MAXIOV
+		m.msg_iov = many.data();
+		m.msg_iovlen = many.size();
+		expect(-EMSGSIZE, weft_io_sendmsg(p.in(), &m, MSG_DONTWAIT),
+			"too many parts");
 		OK(close(unconnected));
 		expect(-EBADF, answer(unconnected), "closed");
 

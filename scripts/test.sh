@@ -92,6 +92,9 @@ run() { # BUILD ARG...
 	if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
 		echo "test: stopped after $limit s (--limit)" >&2
 	fi
+	if [ "$status" -ne 0 ]; then
+		failed+=("$1: $(grep -hs . "$1/Testing/Temporary/LastTestsFailed.log" | tr '\n' ' ')")
+	fi
 	return "$status"
 }
 
@@ -107,6 +110,7 @@ if $asan; then
 fi
 testing=$SECONDS
 result=0
+failed=() # for the end: what comes last is what is seen of a long output
 if $asan; then
 	step "unit tests with sanitizers"
 	run build/asan -L unit || result=1
@@ -117,5 +121,6 @@ if [ "$result" -eq 0 ]; then
 	step "passed"
 else
 	step "FAILED"
+	printf '%s\n' "${failed[@]}"
 fi
 exit "$result"

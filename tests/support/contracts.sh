@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Whether every test that contracts.def names exists, and every difference is documented.
+# Whether every test that contracts.def names exists, and every difference is documented;
+# and whether the unit tests of an engine run on that engine.
 set -euo pipefail
 if [ $# -ne 1 ] || [ "$1" = -h ]; then
 	echo "usage: contracts.sh BUILDDIR" >&2
@@ -42,6 +43,19 @@ while IFS= read -r row; do
 	fi
 done < <(sed -zE 's,/\*([^*]|\*+[^*/])*\*+/,,g' "$tests/contracts.def" | tr -s ' \t\n' ' ' |
 	sed -E 's/ ?(CONTRACT|DIFFERENCE)\(/\n\1(/g; s/ $//' | sed '/^$/d; s/) $/)/')
+while read -r name; do
+	problem "$name is a test like any other: its environment was lost (unit/CMakeLists.txt)"
+done < <(ctest --test-dir "$build" --show-only=json-v1 | python3 -c '
+import json, sys
+for test in json.load(sys.stdin)["tests"]:
+    kind = test["name"].split(".")[1:2]
+    want = {"gs": "WEFT_TEST_BASES", "epoll": "WEFT_TEST_ENGINE",
+            "oldkernel": "WEFT_TEST_ENGINE"}.get(kind[0] if kind else "")
+    properties = {p["name"]: p["value"] for p in test["properties"]}
+    if test["name"].startswith("unit.") and want and \
+            f"{want}={kind[0]}" not in properties.get("ENVIRONMENT", []):
+        print(test["name"])
+')
 [ "$contracts" -gt 50 ] || problem "only $contracts rows"
 [ "$failures" -eq 0 ] && echo "$contracts contracts"
 exit $((failures > 0))

@@ -82,6 +82,8 @@ build() { # PRESET
 # ctest dies with this shell, and each test with ctest (tests/support/confine.c).
 run() { # BUILD ARG...
 	local left=$((limit - (SECONDS - testing))) status=0
+	local names=$1/Testing/Temporary/LastTestsFailed.log
+	rm -f "$names"
 	if [ "$left" -le 0 ]; then
 		left=1
 	fi
@@ -93,7 +95,7 @@ run() { # BUILD ARG...
 		echo "test: stopped after $limit s (--limit)" >&2
 	fi
 	if [ "$status" -ne 0 ]; then
-		failed+=("$1: $(grep -hs . "$1/Testing/Temporary/LastTestsFailed.log" | tr '\n' ' ')")
+		failed+=("$1: $(grep -hs . "$names" | tr '\n' ' ')")
 	fi
 	return "$status"
 }

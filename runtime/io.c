@@ -351,6 +351,9 @@ static long op_wait(struct op *op, enum weft_park_reason reason, int *ret_fd)
 		}
 	} while (unlikely(how == WEFT_WAKE_MOVED));
 	f->interruptible = 0;
+	/* Its turn is not over by what the carrier was kept from before it ran. */
+	if (op->kind == OP_SEND)
+		weft_carrier_self()->turn_tsc = weft_tsc();
 	if (op->fd >= 0) {
 		*ret_fd = xchg_seq_cst(&f->io_fd, -1);
 		weft_fd_busy(op->fd, -1);

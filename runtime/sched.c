@@ -252,6 +252,15 @@ static struct fiber *wait_for_held(struct carrier *c)
 	return found;
 }
 
+/*
+ * The scheduler was in the kernel, which let others run meanwhile: that is none of the
+ * next one's time. Its turn would have ended before it began.
+ */
+static void was_away(struct carrier *c)
+{
+	store_relaxed(&c->run_tsc, weft_tsc());
+}
+
 static struct fiber *take_next(struct carrier *c)
 {
 	struct fiber *f;
@@ -260,10 +269,13 @@ static struct fiber *take_next(struct carrier *c)
 		return weft_bound_next(c);
 	if (unlikely(c->held))
 		return wait_for_held(c);
-	if (unlikely(weft_answers_due(c, c->run_tsc)))
+	if (unlikely(weft_answers_due(c, c->run_tsc))) {
 		weft_engine_flush(c);
+		was_away(c);
+	}
 	if (unlikely(++c->ticks % WEFT_POLL_EVERY == 0)) {
 		weft_sched_look(c);
+		was_away(c);
 		if (unlikely(load_relaxed(&c->odd) & ODD_RETIRING))
 			retire(c);
 	}
@@ -276,6 +288,7 @@ static struct fiber *take_next(struct carrier *c)
 		c->backlog_tsc = 0;
 		if (c->answers) {
 			weft_engine_flush(c);
+			was_away(c);
 			continue;
 		}
 		if (weft_inbox_drain(c, c) || weft_sig_inbox_drain(c))

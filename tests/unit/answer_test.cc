@@ -112,6 +112,36 @@ TEST(Answers, AreGivenAloneWhenNobodyElseIsReady)
 	});
 }
 
+// To give them takes longer than a turn, and whose run is next has not had one: it need
+// not go behind all others before it has asked for the next request.
+TEST(Answers, AreNobodysTurnButTheKernels)
+{
+	on_runtime({1}, [] {
+		enum { N = 48, EACH = 10 };
+		Pair pairs[N];
+		Fibers fibers;
+		int sent_away = 0;
+
+		for (auto &p : pairs)
+			fibers.start([&] {
+				std::vector<char> text(4096, 'x');
+
+				take(p.in());
+				for (int i = 0; i < EACH; i++) {
+					EXPECT_EQ(weft_io_try_send(p.in(), text.data(),
+							  text.size(), 0),
+						(long)text.size());
+					weft_count_first_try(WEFT_TURN_ANSWER, p.in());
+					sent_away += weft_fiber_self()->give_way;
+					weft_fiber_self()->give_way = 0;
+				}
+			});
+		fibers.join();
+		EXPECT_GE(together(), N * EACH / 2u);
+		EXPECT_LE(sent_away, N * EACH / 50) << "but for who met an interrupt";
+	});
+}
+
 // The first ones do not wait for all of a hundred.
 TEST(Answers, WaitForFewOthers)
 {

@@ -450,7 +450,8 @@ stunnel_session() {
 	client http "$port" /5000/1 "$encrypted" 3 --tls
 	client http "$port" /70000/2 20 5 --tls
 	note "a new configuration, while all have asked:"
-	client http "$port" /5000/3 "$encrypted" 4 --tls --signal HUP "$pid"
+	client http "$port" /5000/3 "$encrypted" 4 --tls --signal HUP "$pid" \
+		--listens-anew
 	client http "$port" /5000/1 10 1 --tls
 	down
 	stop "$backend_pid" || true

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Clients for scripts/servers.sh that no package has in the form needed.
 
-  client.py http PORT PATH CONNECTIONS REQUESTS [--tls] [--signal NAME PID]
+  client.py http PORT PATH CONNECTIONS REQUESTS [--tls] [--signal NAME PID [--listens-anew]]
   client.py dns PORT NAME CONNECTIONS REQUESTS
   client.py lines PORT CONNECTIONS REQUESTS LINE
 
@@ -21,6 +21,7 @@ import socket
 import ssl
 import struct
 import sys
+import time
 
 answers = collections.Counter()
 
@@ -34,6 +35,22 @@ def connect(port, tls=False):
     s = socket.create_connection(("127.0.0.1", port), 20)
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return encrypted.wrap_socket(s) if tls else s
+
+
+def listener(port):
+    """Which socket listens there."""
+    with open("/proc/net/tcp") as table:
+        rows = [line.split() for line in table][1:]
+    return {row[9] for row in rows if row[3] == "0A" and row[1].endswith(f":{port:04X}")}
+
+
+def await_another(port, before):
+    """What is in the queue of a listener that is closed is reset."""
+    end = time.monotonic() + 30
+    while not listener(port) or listener(port) & before:
+        if time.monotonic() > end:
+            raise OSError("the server does not listen anew")
+        time.sleep(0.01)
 
 
 class Connection:
@@ -112,8 +129,11 @@ def http(port, path, n, requests, *options):
         number = signal.Signals["SIG" + name]
 
         def between(turn):
+            before = listener(port)
             if turn % 2:
                 os.kill(int(pid), number)
+            if turn % 2 and "--listens-anew" in options:
+                await_another(port, before)
 
         connections = [Reopening(port, tls) for _ in range(n)]
     else:

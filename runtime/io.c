@@ -351,9 +351,6 @@ static long op_wait(struct op *op, enum weft_park_reason reason, int *ret_fd)
 		}
 	} while (unlikely(how == WEFT_WAKE_MOVED));
 	f->interruptible = 0;
-	/* Its turn is not over by what the carrier was kept from before it ran. */
-	if (op->kind == OP_SEND)
-		weft_carrier_self()->turn_tsc = weft_tsc();
 	if (op->fd >= 0) {
 		*ret_fd = xchg_seq_cst(&f->io_fd, -1);
 		weft_fd_busy(op->fd, -1);
@@ -465,8 +462,11 @@ long weft_io_ring_send(
 		.addr = (void *)(uintptr_t)buf,
 		.count = (unsigned)len,
 		.deadline = WEFT_NO_DEADLINE};
+	long r = op_wait(&op, WEFT_REASON_WRITE, &(int){0});
 
-	return op_wait(&op, WEFT_REASON_WRITE, &(int){0});
+	/* Its turn is not over by what kept the carrier before it ran. */
+	weft_carrier_self()->turn_tsc = weft_tsc();
+	return r;
 }
 
 void weft_io_pretend_to_block(int fd, unsigned events)

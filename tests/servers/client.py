@@ -12,6 +12,7 @@ text in every run that goes well. Standard library only.
 --signal: in every second round, when all have asked and none has its answer, the
 server is sent this signal. It may close connections before or after that round's
 answers; who finds its own closed opens another one and asks again, as browsers do.
+--listens-anew: it closes its listener then and opens another one, which is awaited.
 """
 import collections
 import hashlib
@@ -129,10 +130,11 @@ def http(port, path, n, requests, *options):
         number = signal.Signals["SIG" + name]
 
         def between(turn):
-            before = listener(port)
-            if turn % 2:
-                os.kill(int(pid), number)
-            if turn % 2 and "--listens-anew" in options:
+            if turn % 2 == 0:
+                return
+            before = listener(port) if "--listens-anew" in options else None
+            os.kill(int(pid), number)
+            if before:
                 await_another(port, before)
 
         connections = [Reopening(port, tls) for _ in range(n)]

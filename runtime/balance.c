@@ -10,12 +10,14 @@
 #include "queue_impl.h"
 
 enum {
-	BACKLOG_NS = 50000, /* how long a queue may stand before another core is woken */
-	LEVEL_FROM = 8,     /* a queue that is 9/8 of ours and this is too long */
-	LEVEL_AT_ONCE = 64, /* of it, at each look */
+	BACKLOG_NS = 50000,  /* how long a queue may stand before another core is woken */
+	LEVEL_FROM = 8,      /* a queue that is 9/8 of ours and this is too long */
+	LEVEL_NS = 20000000, /* who waits for 9/8 of ours and this waits for too long */
+	LEVEL_AT_ONCE = 64,  /* of them, at each look */
 };
 
 static const uint64_t BACKLOG_TSC = WEFT_TSC(BACKLOG_NS);
+static const uint64_t LEVEL_TSC = WEFT_TSC(LEVEL_NS);
 
 /* One that was taken from another carrier; NULL if its home is there: it goes back. */
 static struct fiber *unless_homely(
@@ -23,8 +25,16 @@ static struct fiber *unless_homely(
 {
 	if (!f || !(f->flags & homely_flags))
 		return f;
+	f->waited = 1;
 	weft_sched_post(home, f);
 	return NULL;
+}
+
+/* One that was taken from before another's queue: before ours. */
+static void put_first(struct carrier *c, struct fiber *f)
+{
+	if (!runq_push(&c->woken, f))
+		weft_queue_put(c, f);
 }
 
 static void count_stolen(struct carrier *c, unsigned n)
@@ -51,7 +61,8 @@ static struct fiber *steal_from(struct carrier *c, struct carrier *victim, bool 
 	unsigned got = 0;
 
 	while (want--) {
-		struct fiber *f = runq_pop(q);
+		struct fiber *f =
+			q == &victim->woken ? runq_pop(q) : weft_queue_take(victim);
 
 		if (!f)
 			break;
@@ -60,8 +71,10 @@ static struct fiber *steal_from(struct carrier *c, struct carrier *victim, bool 
 			continue;
 		if (!first)
 			first = f;
+		else if (q == &victim->woken)
+			put_first(c, f);
 		else
-			weft_sched_ready(c, f);
+			weft_queue_put(c, f);
 		got++;
 	}
 	if (!first && load_relaxed(&victim->spill_count)) {
@@ -81,18 +94,29 @@ static bool take_over(struct carrier *c, struct carrier *stuck)
 {
 	bool held = load_relaxed(&stuck->odd) & ODD_HELD;
 	struct waited waited = {0};
+	bool first = true;
 	struct fiber *f;
-	unsigned n;
+	unsigned n = 0;
 
-	while ((f = weft_ready_take(stuck))) {
+	for (;;) {
+		f = first ? runq_pop(&stuck->woken) : weft_queue_take(stuck);
+		if (!f && !first)
+			break;
+		if (!f) {
+			first = false;
+			continue;
+		}
 		if (f->flags & FIBER_PINNED) {
 			weft_sched_give(stuck, f);
 			break; /* that is what it waits for */
 		}
-		waited_add(&waited, f);
+		n++;
+		if (first)
+			put_first(c, f);
+		else
+			waited_add(&waited, f);
 	}
 	weft_spill_merge(c, &waited);
-	n = waited.count;
 	/* Its own fiber comes by the inbox. */
 	n += !held && weft_inbox_drain(c, stuck);
 	n += weft_timers_move(stuck, c, true);
@@ -100,16 +124,41 @@ static bool take_over(struct carrier *c, struct carrier *stuck)
 	return n;
 }
 
+/* How long the oldest of v has waited, at `now`. */
+static uint64_t longest_wait(const struct carrier *v, uint64_t now)
+{
+	uint64_t since = weft_queue_since(v);
+
+	return since < now ? now - since : 0;
+}
+
+/* The oldest of v, which may leave it; false when v has none. */
+static bool take_oldest(struct carrier *v, struct waited *to)
+{
+	struct fiber *f = weft_queue_take(v);
+
+	if (!f)
+		return false;
+	f = unless_homely(v, f, FIBER_MAIN | FIBER_PINNED);
+	if (f)
+		waited_add(to, f);
+	return true;
+}
+
 /*
  * Carriers that never run out of work do not steal: of 1,000 connections one served 50,
  * another 950, each as often as it could. The shorter queue takes the oldest of the
- * longest one.
+ * longest one. Nor does the kernel give all of them the same: beside many that run, or
+ * of three on two CPUs, one is served for a third as long as another, with a queue that
+ * is no longer, as who waits in it asks no more. So whose oldest have waited for less
+ * takes of those who have waited for longest.
  */
 void weft_balance_level(struct carrier *c)
 {
 	unsigned n = load_acquire(&weft_rt.carriers);
 	uint32_t mine = ready_on(c), most = 0;
-	struct carrier *longest = NULL;
+	uint64_t now = c->looked_tsc, longest = 0, ours;
+	struct carrier *fullest = NULL, *slowest = NULL;
 	struct waited waited = {0};
 
 	if (weft_rt.cpus < 2)
@@ -117,23 +166,29 @@ void weft_balance_level(struct carrier *c)
 	for (unsigned i = 0; i < n; i++) {
 		struct carrier *v = weft_rt.carrier[i];
 		uint32_t queued = v == c || v->kind != CARRIER_FULL ? 0 : ready_on(v);
+		uint64_t wait = queued ? longest_wait(v, now) : 0;
 
 		if (queued > most) {
 			most = queued;
-			longest = v;
+			fullest = v;
+		}
+		if (wait > longest) {
+			longest = wait;
+			slowest = v;
 		}
 	}
-	if (likely(most < mine + mine / 8 + LEVEL_FROM))
-		return;
-	for (uint32_t left = (most - mine) / 2; left && waited.count < LEVEL_AT_ONCE;
-		left--) {
-		struct fiber *f = weft_queue_take(longest);
+	if (unlikely(most >= mine + mine / 8 + LEVEL_FROM)) {
+		uint32_t left = (most - mine) / 2;
 
-		if (!f)
-			break;
-		f = unless_homely(longest, f, FIBER_MAIN | FIBER_PINNED);
-		if (f)
-			waited_add(&waited, f);
+		while (left-- && waited.count < LEVEL_AT_ONCE)
+			if (!take_oldest(fullest, &waited))
+				break;
+	} else if (unlikely(longest > LEVEL_TSC)) {
+		ours = longest_wait(c, now);
+		ours += ours / 8 + LEVEL_TSC;
+		while (longest_wait(slowest, now) > ours && waited.count < LEVEL_AT_ONCE)
+			if (!take_oldest(slowest, &waited))
+				break;
 	}
 	weft_spill_merge(c, &waited);
 	count_stolen(c, waited.count);

@@ -137,6 +137,7 @@ struct fiber {
 
 	uint32_t index;      /* (c) in the table */
 	uint32_t generation; /* (t) */
+	uint64_t ready_tsc;  /* (a) since when it is in a queue, about */
 	uint64_t ran; /* (a) TSC ticks of its last long run, halved by each since */
 	uint64_t start_routine;
 	char name[16];
@@ -207,6 +208,7 @@ struct carrier {
 	struct runq runq;
 	struct fiber *spill_head, *spill_tail; /* (spill_lock) the queue's overflow */
 	uint32_t spill_count;
+	uint64_t spill_since; /* (a) how long the first there has waited */
 	struct weft_lock spill_lock;
 
 	struct timer_heap timers;

@@ -20,6 +20,16 @@ static const uint64_t WOKEN_MOST_TSC = WEFT_TSC(WOKEN_MOST_NS);
 
 /* ---- the spill ------------------------------------------------------------- */
 
+/* Under its lock: others ask how old it is without that. */
+static void spill_head(struct carrier *c, struct fiber *f)
+{
+	c->spill_head = f;
+	if (f)
+		store_relaxed(&c->spill_since, load_relaxed(&f->ready_tsc));
+	else
+		c->spill_tail = NULL;
+}
+
 /* The spill is where a full queue overflows to, e.g. a broadcast to 100,000. */
 void weft_spill_push(struct carrier *c, struct fiber *f)
 {
@@ -28,7 +38,7 @@ void weft_spill_push(struct carrier *c, struct fiber *f)
 	if (c->spill_tail)
 		c->spill_tail->qnext = f;
 	else
-		c->spill_head = f;
+		spill_head(c, f);
 	c->spill_tail = f;
 	store_relaxed(&c->spill_count, c->spill_count + 1);
 	weft_unlock(&c->spill_lock);
@@ -36,34 +46,42 @@ void weft_spill_push(struct carrier *c, struct fiber *f)
 
 void weft_spill_merge(struct carrier *c, const struct waited *w)
 {
-	struct fiber **at = &c->spill_head, *next = w->first;
+	struct fiber *before = NULL, *next = w->first;
 
 	if (!next)
 		return;
 	weft_lock(&c->spill_lock);
 	store_relaxed(&c->spill_count, c->spill_count + w->count);
 	while (next) {
-		struct fiber *f = next;
+		struct fiber *f = next, *at = before ? before->qnext : c->spill_head;
 
 		next = f->qnext;
-		f->qnext = *at;
-		*at = f;
-		if (!f->qnext)
+		while (at &&
+			load_relaxed(&at->ready_tsc) <= load_relaxed(&f->ready_tsc)) {
+			before = at;
+			at = at->qnext;
+		}
+		f->qnext = at;
+		if (!at)
 			c->spill_tail = f;
-		at = f->qnext ? &f->qnext->qnext : &f->qnext;
+		if (before)
+			before->qnext = f;
+		else
+			spill_head(c, f);
+		before = f;
 	}
 	weft_unlock(&c->spill_lock);
 }
 
 struct fiber *weft_spill_take(struct carrier *c)
 {
+	if (!load_relaxed(&c->spill_count))
+		return NULL;
 	weft_lock(&c->spill_lock);
 	struct fiber *f = c->spill_head;
 
 	if (f) {
-		c->spill_head = f->qnext;
-		if (!c->spill_head)
-			c->spill_tail = NULL;
+		spill_head(c, f->qnext);
 		store_relaxed(&c->spill_count, c->spill_count - 1);
 	}
 	weft_unlock(&c->spill_lock);
@@ -86,13 +104,25 @@ static void spill_refill(struct carrier *c)
 
 /* ---- in -------------------------------------------------------------------- */
 
-void weft_sched_ready(struct carrier *c, struct fiber *f)
+/* Between two runs the last one has just ended. */
+static uint64_t now_on(const struct carrier *c)
 {
-	store_relaxed(&f->state, FIBER_READY);
+	return c->current ? weft_tsc() : c->run_tsc;
+}
+
+void weft_queue_put(struct carrier *c, struct fiber *f)
+{
 	f->firsts = 0;
 	/* Once something has spilled, order is kept by spilling on. */
 	if (unlikely(load_relaxed(&c->spill_count)) || !runq_push(&c->runq, f))
 		weft_spill_push(c, f);
+}
+
+void weft_sched_ready(struct carrier *c, struct fiber *f)
+{
+	store_relaxed(&f->state, FIBER_READY);
+	store_relaxed(&f->ready_tsc, now_on(c));
+	weft_queue_put(c, f);
 }
 
 /*
@@ -113,6 +143,7 @@ void weft_sched_ready(struct carrier *c, struct fiber *f)
 void weft_ready_first(struct carrier *c, struct fiber *f)
 {
 	store_relaxed(&f->state, FIBER_READY);
+	store_relaxed(&f->ready_tsc, now_on(c));
 	if ((weft_rt.config.stress_shuffle && weft_random(c) % 2) ||
 		f->firsts >= FIRSTS || !runq_push(&c->woken, f))
 		weft_sched_ready(c, f);
@@ -122,10 +153,38 @@ void weft_ready_first(struct carrier *c, struct fiber *f)
 
 /* ---- out ------------------------------------------------------------------- */
 
+/* About: one that is just taken was the oldest, and its slot may have the next by now. */
+static uint64_t runq_since(const struct runq *q)
+{
+	uint32_t h = load_acquire(&q->head);
+
+	return h == load_acquire(&q->tail)
+		       ? UINT64_MAX
+		       : load_relaxed(&load_relaxed(&q->slot[h % RUNQ_SIZE])->ready_tsc);
+}
+
+static uint64_t spill_since(const struct carrier *c)
+{
+	return load_relaxed(&c->spill_count) ? load_relaxed(&c->spill_since) : UINT64_MAX;
+}
+
+uint64_t weft_queue_since(const struct carrier *c)
+{
+	uint64_t queue = runq_since(&c->runq), spill = spill_since(c);
+
+	return queue < spill ? queue : spill;
+}
+
+/* What has spilled is younger than the queue; not what was taken from elsewhere. */
 struct fiber *weft_queue_take(struct carrier *c)
 {
-	struct fiber *f = runq_pop(&c->runq);
+	struct fiber *f = NULL;
 
+	if (unlikely(load_relaxed(&c->spill_count)) &&
+		spill_since(c) < runq_since(&c->runq))
+		f = weft_spill_take(c);
+	if (!f)
+		f = runq_pop(&c->runq);
 	return f ? f : weft_spill_take(c);
 }
 
@@ -165,14 +224,8 @@ struct fiber *weft_ready_next(struct carrier *c)
 	}
 	c->woken_runs = 0;
 	c->turn_tsc = c->run_tsc;
-	f = runq_pop(&c->runq);
-	if (likely(f))
-		return f;
-	if (load_relaxed(&c->spill_count)) {
+	if (unlikely(load_relaxed(&c->spill_count)) && !runq_length(&c->runq))
 		spill_refill(c);
-		f = weft_queue_take(c);
-		if (f)
-			return f;
-	}
-	return runq_pop(&c->woken);
+	f = weft_queue_take(c);
+	return f ? f : runq_pop(&c->woken);
 }

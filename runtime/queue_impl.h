@@ -86,10 +86,16 @@ static inline void waited_add(struct waited *w, struct fiber *f)
 
 void weft_spill_push(struct carrier *c, struct fiber *f);
 struct fiber *weft_spill_take(struct carrier *c);
-/* By turns with those that are here. Behind all of them they would wait a second time. */
+/* Each in its place, by how long it has waited. Behind those that are here they would
+ * wait a second time, and a third one where the next carrier takes them. */
 void weft_spill_merge(struct carrier *c, const struct waited *w);
 /* Before the queue, some times in a row; on c's own thread. */
 void weft_ready_first(struct carrier *c, struct fiber *f);
+/* One that has been in another's queue. */
+void weft_queue_put(struct carrier *c, struct fiber *f);
+/* Since when the oldest has been in a queue, about: of the TSC; UINT64_MAX if there is
+ * none. From any carrier. */
+uint64_t weft_queue_since(const struct carrier *c);
 /* The oldest in the queue. */
 struct fiber *weft_queue_take(struct carrier *c);
 /* Any that is ready, for those who take all. */

@@ -142,7 +142,11 @@ bool weft_sched_retire(struct carrier *c)
 	}
 	fetch_or_seq_cst(&c->odd, ODD_RETIRED);
 	weft_inbox_drain(c, c);
-	while ((f = weft_ready_take(c))) {
+	while ((f = runq_pop(&c->woken))) {
+		f->returns = 1; /* there it goes before the queue too */
+		weft_sched_post(to, f);
+	}
+	while ((f = weft_queue_take(c))) {
 		f->waited = 1;
 		weft_sched_post(to, f);
 	}

@@ -55,9 +55,13 @@ struct futex_waiter {
 	uint32_t bitset;             /* (b) */
 	bool shared;                 /* (b) */
 	bool pi;                     /* (b) waits for ownership, not for a wake-up */
-	int tid;                     /* (c) of a PI waiter */
-	struct fiber *fiber;         /* (c) or NULL */
-	int word;                    /* (a) native waiters: 0 waiting, 1 woken */
+	uint32_t val;                /* (b) what it saw in the word */
+	uint64_t since;              /* (b) the TSC when it came here */
+	bool early;          /* (b) woken, perhaps in vain: then it keeps its place … */
+	uint32_t park;       /* (o) … if this was its fiber's last one */
+	int tid;             /* (c) of a PI waiter */
+	struct fiber *fiber; /* (c) or NULL */
+	int word;            /* (a) native waiters: 0 waiting, 1 woken */
 };
 
 /* A fiber's CPU time; see accounting.c. All of it belongs to the lock. */

@@ -813,4 +813,117 @@ TEST(FutexStress, ABroadcastWakesEverybodyInOrder)
 	});
 }
 
+// ---- a crowd at a mutex of libc's
+
+// nptl/lowlevellock.c
+void lock(uint32_t &word)
+{
+	uint32_t free = 0;
+
+	if (cas_seq_cst(&word, &free, 1))
+		return;
+	while (xchg_seq_cst(&word, 2))
+		weft_futex_wait(&word, 2, UINT32_MAX, false, WEFT_NO_DEADLINE);
+}
+
+long unlock(uint32_t &word)
+{
+	return xchg_seq_cst(&word, 0) == 2 ? weft_futex_wake(&word, 1, UINT32_MAX, false)
+					   : 0;
+}
+
+enum { CROWD = 20, CONVOY_MS = 10 };
+
+// How many of a crowd that has waited for `ms` one wake-up makes ready; the word is
+// `seen` while they wait.
+unsigned woken_after(uint32_t seen, uint64_t ms, uint64_t *ret_waited_ns)
+{
+	static uint32_t word;
+	struct carrier *c = weft_rt.carrier[0];
+	Fibers fibers;
+	uint64_t since = weft_now_ns();
+	unsigned n;
+
+	word = seen;
+	for (int i = 0; i < CROWD; i++)
+		fibers.start([=] {
+			EXPECT_EQ(weft_futex_wait(&word, seen, UINT32_MAX, false,
+					  WEFT_NO_DEADLINE),
+				0);
+		});
+	uint64_t waits = counted(WEFT_COUNTER_FUTEX_WAITS) + CROWD;
+	until([&] { return counted(WEFT_COUNTER_FUTEX_WAITS) == waits; });
+	if (ms)
+		weft_sleep_until(in_ms(ms));
+	store_seq_cst(&word, 0);
+	EXPECT_EQ(weft_futex_wake(&word, 1, UINT32_MAX, false), 1);
+	*ret_waited_ns = weft_now_ns() - since;
+	n = c->woken.tail - c->woken.head;
+	weft_futex_wake(&word, INT_MAX, UINT32_MAX, false);
+	return n;
+}
+
+TEST(Convoy, MoreThanOneIsWokenOfACrowdThatHasWaitedForLong)
+{
+	on_runtime({1}, [] {
+		uint64_t waited_ns;
+
+		EXPECT_EQ(woken_after(2, CONVOY_MS + 5, &waited_ns), 9u);
+	});
+}
+
+TEST(Convoy, OneIsWokenOfThoseThatWaitForSomethingElse)
+{
+	on_runtime({1}, [] {
+		uint64_t waited_ns;
+
+		EXPECT_EQ(woken_after(1, CONVOY_MS + 5, &waited_ns), 1u);
+	});
+}
+
+TEST(Convoy, OneIsWokenOfACrowdThatHasJustCome)
+{
+	on_runtime({1}, [] {
+		for (int i = 0; i < 100; i++) {
+			uint64_t waited_ns;
+			unsigned woken = woken_after(2, 0, &waited_ns);
+
+			if (waited_ns > CONVOY_MS * 500000)
+				continue; // the machine was away
+			EXPECT_EQ(woken, 1u);
+			return;
+		}
+		FAIL() << "the machine is too slow";
+	});
+}
+
+// Who finds it taken again waits where it has waited before. About: after eight times in
+// a row it is behind who is ready (queue.c), and the next one takes the mutex.
+TEST(Convoy, WhoIsWokenInVainKeepsItsPlace)
+{
+	on_runtime({1}, [] {
+		Fibers fibers;
+		uint32_t word = 1;
+		std::vector<int> order;
+
+		for (int i = 0; i < CROWD; i++) {
+			fibers.start([&, i] {
+				lock(word);
+				order.push_back(i);
+				weft_sleep_until(in_ms(1));
+				EXPECT_EQ(unlock(word), order.size() < CROWD);
+			});
+		}
+		until([&] { return counted(WEFT_COUNTER_FUTEX_WAITS) == CROWD; });
+		weft_sleep_until(in_ms(CONVOY_MS + 5));
+		EXPECT_EQ(unlock(word), 1);
+		fibers.join();
+		EXPECT_EQ(order.size(), (size_t)CROWD);
+		for (int i = 0; i < (int)order.size(); i++)
+			EXPECT_LE(abs(order[(size_t)i] - i), 1) << i;
+		EXPECT_GT(counted(WEFT_COUNTER_FUTEX_WAITS), 2u * CROWD)
+			<< "none in vain";
+	});
+}
+
 } // namespace

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -437,9 +438,26 @@ static long send_in_kernel(struct outgoing *o)
  * (a full peer that is not the connected one): after a few empty promises the
  * kernel waits instead, on a helper thread.
  */
+/*
+ * Pipes and streams send SIGPIPE (net/core/stream.c, net/unix/af_unix.c), and SCTP;
+ * datagrams and the packets of AF_UNIX fail with EPIPE alone.
+ */
+static bool signals_broken_pipe(int fd)
+{
+	int type = SOCK_STREAM, protocol = 0, len = sizeof type;
+
+	weft_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, (long)&type, (long)&len);
+	if (type == SOCK_STREAM)
+		return true;
+	len = sizeof protocol;
+	weft_sys5(
+		SYS_getsockopt, fd, SOL_SOCKET, SO_PROTOCOL, (long)&protocol, (long)&len);
+	return protocol == IPPROTO_SCTP;
+}
+
 static long send_blocking(struct outgoing *o)
 {
-	bool known_blocking = o->tried == WEFT_TRIED_BLOCKS;
+	bool known_blocking = o->tried == WEFT_TRIED_BLOCKS, signals;
 	uint64_t deadline = 0;
 	int empty = 0;
 	long r;
@@ -478,14 +496,16 @@ static long send_blocking(struct outgoing *o)
 			weft_tcp_error_waits(o->file.fd))
 			break;
 	}
-	weft_held_release(&o->file);
-	forget_vector(o);
 	/*
 	 * The kernel was told MSG_NOSIGNAL; the fiber gets its SIGPIPE here. When a part
 	 * was taken, a socket does not send it, a pipe does (fs/pipe.c).
 	 */
-	if (r == -EPIPE && !(o->flags & MSG_NOSIGNAL) &&
-		!(o->timeout && (o->done || o->before)))
+	signals = r == -EPIPE && !(o->flags & MSG_NOSIGNAL) &&
+		  !(o->timeout && (o->done || o->before)) &&
+		  signals_broken_pipe(o->file.fd);
+	weft_held_release(&o->file);
+	forget_vector(o);
+	if (signals)
 		weft_signals_raise_pipe();
 	return o->done ? (long)o->done : r;
 }
@@ -509,7 +529,7 @@ long weft_io_send(int fd, const void *buf, size_t len, int flags, const void *ad
 	r = attempt_send(&o);
 	if (r == -EAGAIN)
 		weft_fd_note_again(fd, POLLOUT);
-	if (r == -EPIPE && !(flags & MSG_NOSIGNAL))
+	if (r == -EPIPE && !(flags & MSG_NOSIGNAL) && signals_broken_pipe(fd))
 		weft_signals_raise_pipe();
 	return r;
 }
@@ -529,7 +549,7 @@ long weft_io_sendmsg(int fd, const struct msghdr *msg, int flags)
 	r = flags & MSG_DONTWAIT ? attempt_sendmsg(&o) : sendmsg_rest(&o, 0);
 	if (r == -EAGAIN)
 		weft_fd_note_again(fd, POLLOUT);
-	if (r == -EPIPE && !(flags & MSG_NOSIGNAL))
+	if (r == -EPIPE && !(flags & MSG_NOSIGNAL) && signals_broken_pipe(fd))
 		weft_signals_raise_pipe();
 	return r;
 }
@@ -723,7 +743,7 @@ long weft_io_try_send(int fd, const void *buf, size_t len, int flags)
 		weft_fd_set_hint(fd, WEFT_KIND_SOCKET);
 		return r;
 	}
-	if (r == -EPIPE && !(flags & MSG_NOSIGNAL))
+	if (r == -EPIPE && !(flags & MSG_NOSIGNAL) && signals_broken_pipe(fd))
 		weft_signals_raise_pipe();
 	if (r < 0 && r != -EAGAIN)
 		return r;

@@ -38,21 +38,27 @@ static void all_ways(const char *what)
 {
 	static const char *const names[] = {"write", "writev", "send", "sendmsg",
 		"send NOSIGNAL", "sendmsg NOSIGNAL"};
+	/* Only streams and pipes send the signal. */
+	enum { SOCKET, PIPE, PACKETS, DATAGRAMS, KINDS };
+	static const char *const kinds[] = {"socket", "pipe", "packets", "datagrams"};
+	static const int types[] = {SOCK_STREAM, 0, SOCK_SEQPACKET, SOCK_DGRAM};
 	int fds[2];
 
-	for (int kind = 0; kind < 2; kind++) {
-		if (kind)
+	for (int kind = 0; kind < KINDS; kind++) {
+		if (kind == PIPE)
 			OK(pipe(fds));
 		else
-			unix_pair(fds);
+			OK(socketpair(AF_UNIX, types[kind], 0, fds));
+		if (kind == DATAGRAMS)
+			OK(shutdown(fds[1], SHUT_WR));
 		OK(close(fds[0]));
-		for (int i = 0; i < (kind ? 2 : 6); i++) {
+		for (int i = 0; i < (kind == PIPE ? 2 : 6); i++) {
 			int before = handled_here, before_all = handled;
 			ssize_t n = try(i, fds[1]);
 			int err = errno;
 
 			say("%s, %s, %s: %zd %s, handler here %d, anywhere %d", what,
-				kind ? "pipe" : "socket", names[i], n, err_name(err),
+				kinds[kind], names[i], n, err_name(err),
 				handled_here - before, handled - before_all);
 		}
 		OK(close(fds[1]));

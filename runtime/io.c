@@ -318,15 +318,19 @@ static long wait_bound(struct op *op)
 
 /*
  * Parks for op: its result, -ETIMEDOUT or -EINTR. While it waits for one descriptor
- * its number is marked (weft_io_closing); *ret_fd is the number afterwards.
+ * its number is marked (weft_io_closing); *ret_fd is the number afterwards, and with NULL
+ * another one is closed here. (What the ring does itself needs none, but gets one if its
+ * fiber began it while the closer took it for the wait before.)
  */
 static long op_wait(struct op *op, enum weft_park_reason reason, int *ret_fd)
 {
 	struct fiber *f = weft_fiber_self();
+	const int fd = op->fd;
 	uint64_t one;
 	enum weft_wake how;
 
-	*ret_fd = op->fd;
+	if (ret_fd)
+		*ret_fd = fd;
 	if (unlikely(f->flags & FIBER_BOUND))
 		return wait_bound(op);
 	if (!op->bits)
@@ -335,25 +339,32 @@ static long op_wait(struct op *op, enum weft_park_reason reason, int *ret_fd)
 		weft_count(weft_carrier_self(), TOGETHER);
 	else
 		weft_count(weft_carrier_self(), IO_PARKS);
-	if (op->fd >= 0) {
-		weft_fd_busy(op->fd, 1);
+	if (fd >= 0) {
+		weft_fd_busy(fd, 1);
 		f->io_direct = op->kind != OP_POLL;
-		store_seq_cst(&f->io_fd, op->fd);
+		store_seq_cst(&f->io_fd, fd);
 	}
 	f->interruptible = 1;
 	do {
 		how = weft_park(reason, op_commit, op);
 		weft_timer_disarm(f);
 		/* A close may have given the wait another number: it goes on there. */
-		if (unlikely(how == WEFT_WAKE_MOVED && op->fd >= 0)) {
+		if (unlikely(how == WEFT_WAKE_MOVED && fd >= 0)) {
 			op->fd = load_seq_cst(&f->io_fd);
 			store_seq_cst(&f->io_disturbed, 1);
 		}
 	} while (unlikely(how == WEFT_WAKE_MOVED));
 	f->interruptible = 0;
-	if (op->fd >= 0) {
-		*ret_fd = xchg_seq_cst(&f->io_fd, -1);
-		weft_fd_busy(op->fd, -1);
+	if (fd >= 0) {
+		int now = xchg_seq_cst(&f->io_fd, -1);
+
+		weft_fd_busy(fd, -1);
+		if (ret_fd) {
+			*ret_fd = now;
+		} else if (unlikely(now != fd)) {
+			weft_sys1(SYS_close, now);
+			op->fd = fd;
+		}
 	}
 	switch (how) {
 	case WEFT_WAKE_TIMEOUT:
@@ -427,10 +438,10 @@ long weft_io_wait_many(
 	long r;
 
 	if (!weft_on_epoll())
-		r = op_wait(&op, reason, &(int){0});
+		r = op_wait(&op, reason, NULL);
 	else {
 		mark_all(fds, n, 1);
-		r = op_wait(&op, reason, &(int){0});
+		r = op_wait(&op, reason, NULL);
 		mark_all(fds, n, -1);
 	}
 	return engine_refuses(r) ? poll_in_kernel(fds, n, deadline) : r;
@@ -449,7 +460,7 @@ long weft_io_ring_recv(struct weft_held *h, void *buf, size_t len)
 
 		return r < 0 ? r : -EAGAIN;
 	}
-	return op_wait(&op, WEFT_REASON_READ, &(int){0});
+	return op_wait(&op, WEFT_REASON_READ, NULL);
 }
 
 long weft_io_ring_send(
@@ -462,7 +473,7 @@ long weft_io_ring_send(
 		.addr = (void *)(uintptr_t)buf,
 		.count = (unsigned)len,
 		.deadline = WEFT_NO_DEADLINE};
-	long r = op_wait(&op, WEFT_REASON_WRITE, &(int){0});
+	long r = op_wait(&op, WEFT_REASON_WRITE, NULL);
 
 	/* Its turn is not over by what kept the carrier before it ran. */
 	weft_carrier_self()->turn_tsc = weft_tsc();
@@ -491,7 +502,7 @@ long weft_io_futex_shared(
 
 	if (!weft_ring_can_futex() || weft_proxy_waits(weft_fiber_self()))
 		return futex_in_kernel(&op);
-	return op_wait(&op, WEFT_REASON_FUTEX, &(int){0});
+	return op_wait(&op, WEFT_REASON_FUTEX, NULL);
 }
 
 long weft_io_wait_child(int idtype, int id, int options)
@@ -503,7 +514,7 @@ long weft_io_wait_child(int idtype, int id, int options)
 		.count = (unsigned)idtype,
 		.deadline = WEFT_NO_DEADLINE};
 
-	return op_wait(&op, WEFT_REASON_CHILD, &(int){0});
+	return op_wait(&op, WEFT_REASON_CHILD, NULL);
 }
 
 /* ---- connections ---------------------------------------------------------- */
@@ -591,7 +602,7 @@ static long accept_in_ring(struct op *op)
 	long r;
 
 	do {
-		r = op_wait(op, WEFT_REASON_ACCEPT, &(int){0});
+		r = op_wait(op, WEFT_REASON_ACCEPT, NULL);
 		again = r == -EINTR || r == -ETIMEDOUT;
 		disturbed |= again;
 		if (unlikely(load_seq_cst(&f->io_disturbed))) {
@@ -678,7 +689,7 @@ long weft_io_connect(int fd, const void *addr, unsigned len)
 		.count = len,
 		.deadline = weft_fd_deadline(fd, SO_SNDTIMEO)};
 	long r = weft_on_epoll() ? connect_when_ready(fd, addr, len, op.deadline)
-				 : op_wait(&op, WEFT_REASON_CONNECT, &(int){0});
+				 : op_wait(&op, WEFT_REASON_CONNECT, NULL);
 
 	if (r == -EALREADY) {
 		/* A connection under way, e.g. after a signal: a blocking call waits for

@@ -355,9 +355,12 @@ void weft_futex_unpark(struct fiber *f, int n)
 long weft_futex_wake(void *word, int max, uint32_t bitset, bool shared)
 {
 	struct futex_bucket *b = weft_futex_bucket((uintptr_t)word);
-	struct fiber *woken = NULL, **tail = &woken;
+	struct fiber *woken = NULL, **tail = &woken, *self = weft_fiber_self();
 	int n, more = 0;
 
+	/* Whoever gives it back was not woken in vain. */
+	if (self && self->fw.addr == (uintptr_t)word)
+		self->fw.early = false;
 	/*
 	 * [futex-waiters] A waiter compares the word and is enqueued under this lock. The
 	 * lock is looked at first: one that compared before the waker changed the word
@@ -415,6 +418,7 @@ long weft_futex_requeue(uint32_t *word, int wake, int move, uint32_t *to,
 		}
 		moved++;
 		w->addr = (uintptr_t)to;
+		w->val = 0; /* it is not known what it would see there */
 		if (from_b != to_b) {
 			list_remove(&w->link);
 			weft_futex_enqueue(to_b, w);

@@ -53,16 +53,14 @@ static void count_stolen(struct carrier *c, unsigned n)
 static struct fiber *steal_from(struct carrier *c, struct carrier *victim, bool kept)
 {
 	unsigned homely = kept ? FIBER_PINNED : FIBER_MAIN | FIBER_PINNED;
-	struct runq *q = runq_length(&victim->runq) || load_relaxed(&victim->spill_count)
-				 ? &victim->runq
-				 : &victim->woken;
-	uint32_t want = (runq_length(q) + 1) / 2;
+	bool woken = !runq_length(&victim->runq) && !load_relaxed(&victim->spill_count);
+	uint32_t want = (runq_length(woken ? &victim->woken : &victim->runq) + 1) / 2;
 	struct fiber *first = NULL;
 	unsigned got = 0;
 
 	while (want--) {
 		struct fiber *f =
-			q == &victim->woken ? runq_pop(q) : weft_queue_take(victim);
+			woken ? runq_pop(&victim->woken) : weft_queue_take(victim);
 
 		if (!f)
 			break;
@@ -71,7 +69,7 @@ static struct fiber *steal_from(struct carrier *c, struct carrier *victim, bool 
 			continue;
 		if (!first)
 			first = f;
-		else if (q == &victim->woken)
+		else if (woken)
 			put_first(c, f);
 		else
 			weft_queue_put(c, f);
@@ -94,29 +92,19 @@ static bool take_over(struct carrier *c, struct carrier *stuck)
 {
 	bool held = load_relaxed(&stuck->odd) & ODD_HELD;
 	struct waited waited = {0};
-	bool first = true;
 	struct fiber *f;
-	unsigned n = 0;
+	unsigned n;
 
-	for (;;) {
-		f = first ? runq_pop(&stuck->woken) : weft_queue_take(stuck);
-		if (!f && !first)
-			break;
-		if (!f) {
-			first = false;
-			continue;
-		}
-		if (f->flags & FIBER_PINNED) {
-			weft_sched_give(stuck, f);
-			break; /* that is what it waits for */
-		}
-		n++;
-		if (first)
-			put_first(c, f);
-		else
-			waited_add(&waited, f);
+	for (n = 0; (f = runq_pop(&stuck->woken)) && !(f->flags & FIBER_PINNED); n++)
+		put_first(c, f);
+	while (!f && (f = weft_queue_take(stuck)) && !(f->flags & FIBER_PINNED)) {
+		waited_add(&waited, f);
+		f = NULL;
 	}
+	if (f)
+		weft_sched_give(stuck, f); /* that is what it waits for */
 	weft_spill_merge(c, &waited);
+	n += waited.count;
 	/* Its own fiber comes by the inbox. */
 	n += !held && weft_inbox_drain(c, stuck);
 	n += weft_timers_move(stuck, c, true);

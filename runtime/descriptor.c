@@ -251,6 +251,17 @@ bool weft_fd_is_stream(int fd)
 	return !get_option(fd, SO_TYPE, &type, sizeof type) && type == SOCK_STREAM;
 }
 
+/* net/core/stream.c, net/unix/af_unix.c, net/sctp/socket.c, fs/pipe.c. */
+bool weft_fd_breaks_with_signal(int fd)
+{
+	int type, protocol;
+
+	if (get_option(fd, SO_TYPE, &type, sizeof type) || type == SOCK_STREAM)
+		return true;
+	return !get_option(fd, SO_PROTOCOL, &protocol, sizeof protocol) &&
+	       protocol == IPPROTO_SCTP;
+}
+
 int weft_fd_poll_now(int fd, unsigned events)
 {
 	struct pollfd p = {fd, (short)events, 0};

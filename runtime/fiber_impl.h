@@ -212,7 +212,7 @@ struct carrier {
 	struct runq runq;
 	struct fiber *spill_head, *spill_tail; /* (spill_lock) the queue's overflow */
 	uint32_t spill_count;
-	uint64_t spill_since; /* (a) how long the first there has waited */
+	uint64_t spill_since; /* (a) since when the first there is ready */
 	struct weft_lock spill_lock;
 
 	struct timer_heap timers;

@@ -29,8 +29,7 @@ enum {
 	PLACES = 64,          /* how far back it finds its place again */
 };
 
-/* As in queue_impl.h. */
-static const uint64_t CONVOY_TSC = (uint64_t)CONVOY_NS * 5 / 2;
+static const uint64_t CONVOY_TSC = WEFT_TSC(CONVOY_NS);
 
 static struct futex_bucket bucket[BUCKETS];
 

@@ -64,6 +64,9 @@ void weft_fd_set_hint(int fd, enum weft_kind kind);
 enum weft_kind weft_fd_kind(int fd);
 bool weft_fd_nonblocking(int fd);
 bool weft_fd_is_stream(int fd); /* SOCK_STREAM */
+/* Does it send SIGPIPE with EPIPE? Pipes, streams and SCTP do; datagrams and the packets
+ * of AF_UNIX do not. */
+bool weft_fd_breaks_with_signal(int fd);
 /* Can others see when it is let go of? What it was when that was asked first. */
 bool weft_fd_others_see(int fd);
 /* A file that another process or machine answers for (FUSE, NFS …). Of files only. */

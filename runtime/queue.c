@@ -104,10 +104,11 @@ static void spill_refill(struct carrier *c)
 
 /* ---- in -------------------------------------------------------------------- */
 
-/* Between two runs the last one has just ended. */
-static uint64_t now_on(const struct carrier *c)
+/* Between two runs the last one has just ended: no need to look at the clock. */
+static void becomes_ready(const struct carrier *c, struct fiber *f)
 {
-	return c->current ? weft_tsc() : c->run_tsc;
+	store_relaxed(&f->state, FIBER_READY);
+	store_relaxed(&f->ready_tsc, c->current ? weft_tsc() : c->run_tsc);
 }
 
 void weft_queue_put(struct carrier *c, struct fiber *f)
@@ -120,8 +121,7 @@ void weft_queue_put(struct carrier *c, struct fiber *f)
 
 void weft_sched_ready(struct carrier *c, struct fiber *f)
 {
-	store_relaxed(&f->state, FIBER_READY);
-	store_relaxed(&f->ready_tsc, now_on(c));
+	becomes_ready(c, f);
 	weft_queue_put(c, f);
 }
 
@@ -142,11 +142,10 @@ void weft_sched_ready(struct carrier *c, struct fiber *f)
  */
 void weft_ready_first(struct carrier *c, struct fiber *f)
 {
-	store_relaxed(&f->state, FIBER_READY);
-	store_relaxed(&f->ready_tsc, now_on(c));
+	becomes_ready(c, f);
 	if ((weft_rt.config.stress_shuffle && weft_random(c) % 2) ||
 		f->firsts >= FIRSTS || !runq_push(&c->woken, f))
-		weft_sched_ready(c, f);
+		weft_queue_put(c, f);
 	else
 		f->firsts++;
 }

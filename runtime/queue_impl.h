@@ -10,9 +10,6 @@ enum {
 	WEFT_POLL_EVERY = 32,  /* switches between two looks at ring, inbox and timers */
 };
 
-/* The TSC runs at 2-4 GHz on every machine of these years: 2.5 is near enough. */
-#define WEFT_TSC(ns) ((uint64_t)(ns)*5 / 2)
-
 static const uint64_t WEFT_LONG_TSC = WEFT_TSC(WEFT_LONG_NS);
 
 static inline uint64_t weft_random(struct carrier *c)

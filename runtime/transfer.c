@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -433,31 +432,21 @@ static long send_in_kernel(struct outgoing *o)
 	return r;
 }
 
+/* The kernel was told MSG_NOSIGNAL; the fiber gets its SIGPIPE here. */
+static void tell_broken(int fd, long r, int flags)
+{
+	if (r == -EPIPE && !(flags & MSG_NOSIGNAL) && weft_fd_breaks_with_signal(fd))
+		weft_signals_raise_pipe();
+}
+
 /*
  * A blocking send or write. POLLOUT may promise what a datagram socket cannot keep
  * (a full peer that is not the connected one): after a few empty promises the
  * kernel waits instead, on a helper thread.
  */
-/*
- * Pipes and streams send SIGPIPE (net/core/stream.c, net/unix/af_unix.c), and SCTP;
- * datagrams and the packets of AF_UNIX fail with EPIPE alone.
- */
-static bool signals_broken_pipe(int fd)
-{
-	int type = SOCK_STREAM, protocol = 0, len = sizeof type;
-
-	weft_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, (long)&type, (long)&len);
-	if (type == SOCK_STREAM)
-		return true;
-	len = sizeof protocol;
-	weft_sys5(
-		SYS_getsockopt, fd, SOL_SOCKET, SO_PROTOCOL, (long)&protocol, (long)&len);
-	return protocol == IPPROTO_SCTP;
-}
-
 static long send_blocking(struct outgoing *o)
 {
-	bool known_blocking = o->tried == WEFT_TRIED_BLOCKS, signals;
+	bool known_blocking = o->tried == WEFT_TRIED_BLOCKS;
 	uint64_t deadline = 0;
 	int empty = 0;
 	long r;
@@ -496,17 +485,12 @@ static long send_blocking(struct outgoing *o)
 			weft_tcp_error_waits(o->file.fd))
 			break;
 	}
-	/*
-	 * The kernel was told MSG_NOSIGNAL; the fiber gets its SIGPIPE here. When a part
-	 * was taken, a socket does not send it, a pipe does (fs/pipe.c).
-	 */
-	signals = r == -EPIPE && !(o->flags & MSG_NOSIGNAL) &&
-		  !(o->timeout && (o->done || o->before)) &&
-		  signals_broken_pipe(o->file.fd);
-	weft_held_release(&o->file);
 	forget_vector(o);
-	if (signals)
-		weft_signals_raise_pipe();
+	/* When a part was taken, a socket does not send SIGPIPE, a pipe does (fs/pipe.c).
+	 */
+	if (!(o->timeout && (o->done || o->before)))
+		tell_broken(o->file.fd, r, o->flags);
+	weft_held_release(&o->file);
 	return o->done ? (long)o->done : r;
 }
 
@@ -529,8 +513,7 @@ long weft_io_send(int fd, const void *buf, size_t len, int flags, const void *ad
 	r = attempt_send(&o);
 	if (r == -EAGAIN)
 		weft_fd_note_again(fd, POLLOUT);
-	if (r == -EPIPE && !(flags & MSG_NOSIGNAL) && signals_broken_pipe(fd))
-		weft_signals_raise_pipe();
+	tell_broken(fd, r, flags);
 	return r;
 }
 
@@ -549,8 +532,7 @@ long weft_io_sendmsg(int fd, const struct msghdr *msg, int flags)
 	r = flags & MSG_DONTWAIT ? attempt_sendmsg(&o) : sendmsg_rest(&o, 0);
 	if (r == -EAGAIN)
 		weft_fd_note_again(fd, POLLOUT);
-	if (r == -EPIPE && !(flags & MSG_NOSIGNAL) && signals_broken_pipe(fd))
-		weft_signals_raise_pipe();
+	tell_broken(fd, r, flags);
 	return r;
 }
 
@@ -743,8 +725,7 @@ long weft_io_try_send(int fd, const void *buf, size_t len, int flags)
 		weft_fd_set_hint(fd, WEFT_KIND_SOCKET);
 		return r;
 	}
-	if (r == -EPIPE && !(flags & MSG_NOSIGNAL) && signals_broken_pipe(fd))
-		weft_signals_raise_pipe();
+	tell_broken(fd, r, flags);
 	if (r < 0 && r != -EAGAIN)
 		return r;
 	/* Nothing or a part: is waiting for the rest what the caller wants? */

@@ -85,7 +85,7 @@ epoll_pwait|readiness|as epoll_wait; the mask is swapped with the wait
 epoll_pwait2|readiness|as epoll_pwait
 nanosleep|timer|zero: lets others run
 clock_nanosleep|timer|a fiber's CPU time: looked at again and again; other CPU-time and alarm clocks: offloaded
-futex|table|shared with other processes: in the ring from Linux 6.7, offloaded before, robust mutexes by a proxy; priority inheritance: by weft, in order, between processes by the kernel; more than one waits no longer for a mutex of libc's that is free and has kept them for 10 ms
+futex|table|shared with other processes: in the ring from Linux 6.7, offloaded before, robust mutexes by a proxy; priority inheritance: by weft, in order, between processes by the kernel; of those that wait for a mutex of libc's, nine are woken at once if it is free and the first has waited for 10 ms
 rt_sigsuspend|signal|
 pause|signal|
 rt_sigtimedwait|signal|what comes for the process meanwhile is taken by weft's receiver, one signal for each wait

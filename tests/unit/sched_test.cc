@@ -874,21 +874,28 @@ TEST_F(StealOnTwoCpus, TheOldestOfALongQueueAreNotTheYoungestOfAnother)
 	EXPECT_LT(b.fortieth, 600);
 }
 
+// Gives everything away, unless the other one is stuck at that moment: then it stays.
+void retires(struct carrier *c, std::atomic<bool> &hold)
+{
+	c->ticks = 31; // it looks before it runs one of them
+	fetch_or_seq_cst(&c->odd, ODD_RETIRING);
+	hold = false;
+	spin_until([&] { return !(load_seq_cst(&c->odd) & ODD_RETIRING); });
+}
+
+void is_stuck(struct carrier *c, std::atomic<bool> &)
+{
+	c->stuck_since = weft_now_ns();
+	fetch_or_seq_cst(&c->odd, ODD_STUCK);
+	weft_rt.stuck = 1; // for who looks outside
+}
+
 Before given_by_one_that_retires(They they)
 {
 	Before b = {-1, -1};
 
-	/* It stays when the other one is stuck at that moment. */
 	for (int i = 0; i < 50 && b.fortieth < 0; i++)
-		b = others_before(
-			they, 500, [](struct carrier *c, std::atomic<bool> &hold) {
-				c->ticks = 31; // it looks before it runs one of them
-				fetch_or_seq_cst(&c->odd, ODD_RETIRING);
-				hold = false;
-				spin_until([&] {
-					return !(load_seq_cst(&c->odd) & ODD_RETIRING);
-				});
-			});
+		b = others_before(they, 500, retires);
 	return b;
 }
 
@@ -909,18 +916,9 @@ TEST_F(StealOnTwoCpus, ARetiringCarriersQueueIsNotBeforeAnOlderOne)
 	EXPECT_GE(b.first, 900);
 }
 
-Before given_by_one_that_is_stuck(They they)
-{
-	return others_before(they, 500, [](struct carrier *c, std::atomic<bool> &) {
-		c->stuck_since = weft_now_ns();
-		fetch_or_seq_cst(&c->odd, ODD_STUCK);
-		weft_rt.stuck = 1; // for who looks outside
-	});
-}
-
 TEST_F(StealOnTwoCpus, AStuckCarriersQueueIsNotBehindAllOfAnother)
 {
-	const Before b = given_by_one_that_is_stuck(They::AreOlder);
+	const Before b = others_before(They::AreOlder, 500, is_stuck);
 
 	EXPECT_GE(b.first, 0);
 	EXPECT_LT(b.first, 500);
@@ -929,7 +927,7 @@ TEST_F(StealOnTwoCpus, AStuckCarriersQueueIsNotBehindAllOfAnother)
 
 TEST_F(StealOnTwoCpus, AStuckCarriersQueueIsNotBeforeAnOlderOne)
 {
-	const Before b = given_by_one_that_is_stuck(They::AreYounger);
+	const Before b = others_before(They::AreYounger, 500, is_stuck);
 
 	EXPECT_GE(b.first, 900);
 }
@@ -983,12 +981,7 @@ int others_before_woken(const Give &give)
 
 TEST_F(StealOnTwoCpus, WhomAStuckCarrierWokeGoesBeforeTheQueue)
 {
-	const int before =
-		others_before_woken([](struct carrier *c, std::atomic<bool> &) {
-			c->stuck_since = weft_now_ns();
-			fetch_or_seq_cst(&c->odd, ODD_STUCK);
-			weft_rt.stuck = 1;
-		});
+	const int before = others_before_woken(is_stuck);
 
 	EXPECT_GE(before, 0);
 	EXPECT_LT(before, 100);
@@ -999,15 +992,7 @@ TEST_F(StealOnTwoCpus, WhomARetiringCarrierWokeGoesBeforeTheQueue)
 	int before = -1;
 
 	for (int i = 0; i < 50 && before < 0; i++)
-		before = others_before_woken(
-			[](struct carrier *c, std::atomic<bool> &hold) {
-				c->ticks = 31;
-				fetch_or_seq_cst(&c->odd, ODD_RETIRING);
-				hold = false;
-				spin_until([&] {
-					return !(load_seq_cst(&c->odd) & ODD_RETIRING);
-				});
-			});
+		before = others_before_woken(retires);
 	EXPECT_GE(before, 0);
 	EXPECT_LT(before, 100);
 }

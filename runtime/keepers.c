@@ -45,25 +45,35 @@ static bool hex_number(const char **text, uint64_t *ret)
 	return digits != 0;
 }
 
-/* "0 0x5 … 0xSP 0xPC": the last two; false when it runs, or there is no /proc. */
-static bool ask_kernel(int tid, struct weft_unwind_frame *f)
+/* The beginning of a file of the kernel's on one of our threads, as text. 0: none. */
+static size_t read_of(int tid, const char *name, char *text, size_t size)
 {
-	char path[48] = "/proc/self/task/", digits[21], text[256];
+	char path[48] = "/proc/self/task/", digits[21];
 	size_t n = sizeof "/proc/self/task/" - 1;
-	uint64_t last[2] = {0, 0}, v;
 	long fd, got;
 
 	weft_keepers_put(path, sizeof path, &n, weft_format_u64(digits, (uint64_t)tid));
-	weft_keepers_put(path, sizeof path - 1, &n, "/syscall");
+	weft_keepers_put(path, sizeof path - 1, &n, name);
 	path[n] = 0;
 	fd = weft_sys4(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0);
 	if (fd < 0)
-		return false;
-	got = weft_sys3(SYS_read, fd, (long)text, sizeof text - 1);
+		return 0;
+	got = weft_sys3(SYS_read, fd, (long)text, (long)size - 1);
 	weft_sys1(SYS_close, fd);
 	if (got <= 0)
-		return false;
+		return 0;
 	text[got] = 0;
+	return (size_t)got;
+}
+
+/* "0 0x5 … 0xSP 0xPC": the last two; false when it runs, or there is no /proc. */
+static bool ask_kernel(int tid, struct weft_unwind_frame *f)
+{
+	char text[256];
+	uint64_t last[2] = {0, 0}, v;
+
+	if (!read_of(tid, "/syscall", text, sizeof text))
+		return false;
 	for (const char *p = text; *p;) {
 		if (hex_number(&p, &v)) {
 			last[0] = last[1];
@@ -192,4 +202,15 @@ void weft_keepers_tell(char *buf, size_t size, size_t *at)
 		}
 		put_one(buf, size, at, c, f, held);
 	}
+}
+
+char weft_keepers_state(const struct carrier *c)
+{
+	char text[128];
+	size_t n = read_of(load_relaxed(&c->tid), "/stat", text, sizeof text);
+
+	/* "ID (name) D …"; a name may have anything in it, and numbers have no ')'. */
+	while (n && text[n - 1] != ')')
+		n--;
+	return n && text[n] == ' ' ? text[n + 1] : 0;
 }

@@ -10,3 +10,11 @@
 void weft_keepers_tell(char *buf, size_t size, size_t *at);
 /* Appends text. */
 void weft_keepers_put(char *buf, size_t size, size_t *at, const char *text);
+
+struct carrier;
+/*
+ * What its kernel thread does: 'R' runs or would like to, 'S' waits, 'D' waits for what
+ * no signal ends, a lock of the kernel's or a disk … (proc_pid_stat(5)). 0 where there is
+ * no /proc to tell it.
+ */
+char weft_keepers_state(const struct carrier *c);

@@ -53,13 +53,14 @@
 enum {
 	TICK_NS = 10000000,
 	GLANCE_NS = 1000000,
-	SLOW_SWITCHES = 32,   /* in a tick, of a carrier whose fibers compute */
-	COMPANY_TICKS = 100,  /* after it was wanted beside those */
-	QUIET_TICKS = 10,     /* with nothing to watch before the monitor sleeps */
-	SURPLUS_TICKS = 10,   /* with a carrier too many before one goes */
-	BUSY_TICKS = 10,      /* beside hogs, without a pause, before one comes */
-	BURST_TICKS = 3,      /* without a newcomer that got stuck before that is over */
-	RETIRING_SHARE = 8,   /* of a surplus: one in so many goes at once */
+	COMPUTED_NS = 2000000, /* by a stuck one that the kernel does let run */
+	SLOW_SWITCHES = 32,    /* in a tick, of a carrier whose fibers compute */
+	COMPANY_TICKS = 100,   /* after it was wanted beside those */
+	QUIET_TICKS = 10,      /* with nothing to watch before the monitor sleeps */
+	SURPLUS_TICKS = 10,    /* with a carrier too many before one goes */
+	BUSY_TICKS = 10,       /* beside hogs, without a pause, before one comes */
+	BURST_TICKS = 3,       /* without a newcomer that got stuck before that is over */
+	RETIRING_SHARE = 8,    /* of a surplus: one in so many goes at once */
 	HOGS_LOOKED_AT = 256, /* stuck ones whose CPU clock is read; each a system call */
 	MONITOR_ID = 2001,
 };
@@ -319,6 +320,32 @@ static unsigned company(const struct look *l)
 }
 
 /*
+ * The stuck ones beside which more carriers get more done: not those that the kernel does
+ * not let run, nor those that wait for a lock of its own; whoever comes waits there, too.
+ * (Four stunnels with 200 connections each on two busy CPUs, where each handshake maps
+ * and unmaps memory: 26 kernel threads instead of 38, at most 38 instead of 58. 64
+ * threads that spin until all have begun: 1.1 times as long.)
+ */
+static unsigned worth_company(const struct look *l)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < weft_rt.carriers; i++) {
+		struct carrier *c = weft_rt.carrier[i];
+		char state;
+
+		if (!(load_relaxed(&c->odd) & ODD_STUCK))
+			continue;
+		state = weft_keepers_state(c);
+		if (state == 'R')
+			n += weft_cpu_clock(c) - c->stuck_cpu >= COMPUTED_NS;
+		else
+			n += state != 'D';
+	}
+	return n < l->stuck ? n : l->stuck;
+}
+
+/*
  * Somebody waits for a stuck carrier: who is free takes it over, or somebody is made.
  * While newcomers get stuck as well they come by the number of those that are, but not
  * more than there is work for: who waits behind many that block does not wait for a tick
@@ -331,7 +358,7 @@ static void compensate(const struct look *l)
 	bool none = !l->running && !l->sleeping;
 	/* Not one now and then, which the kernel did not let run beside those that do. */
 	bool most = l->fresh && l->fresh >= l->running;
-	unsigned work = l->queued + l->ready, want = 1;
+	unsigned work = l->queued + l->ready, want = 0;
 
 	if (none || most) {
 		calm = 0;
@@ -341,14 +368,16 @@ static void compensate(const struct look *l)
 	}
 	if (!none && weft_sched_wake_one(NULL))
 		return;
-	if (burst > 1 && (none || most))
-		want = l->stuck < work ? l->stuck : work;
-	else if (!none && l->running + l->sleeping >= l->wanted)
+	if (burst > 1 && (none || most)) {
+		want = worth_company(l);
+		want = want < work ? want : work;
+	}
+	if (!want && !none && l->running + l->sleeping >= l->wanted)
 		return; /* they look now and then */
 	do
 		if (!add_one(l))
 			return;
-	while (want-- > 1);
+	while (want && --want);
 }
 
 /* The youngest go; the main fiber is at home on the first. */

@@ -1181,6 +1181,16 @@ static void peer_loop(int fd, const std::atomic<int> &cpu)
 	}
 }
 
+// A yield of who is brought back where others have taken it away.
+static bool go_home(struct fiber *f, void *home)
+{
+	if (weft_carrier_self() == home)
+		weft_unpark(f);
+	else
+		weft_sched_post((struct carrier *)home, f);
+	return true;
+}
+
 // A fiber does round after round with a peer that changes its CPU, and goes there too.
 static void expect_to_follow(void (*round)(int fd))
 {
@@ -1195,12 +1205,14 @@ static void expect_to_follow(void (*round)(int fd))
 		tcp_pair(fd);
 		for (int i = 0; i < 2; i++)
 			move_to(weft_rt.carrier[i]->tid, cpus[(size_t)i]);
-		// Both have others to run all the time, and none has many.
+		/* Both have others to run all the time, and none has many: a carrier that
+		 * gets no CPU loses some for a while. */
 		for (int i = 0; i < 6; i++)
-			fibers.start_on((unsigned)i % 2, [&] {
+			fibers.start_on((unsigned)i % 2, [&, home = i % 2] {
 				while (!done) {
 					compute(5000);
-					weft_yield();
+					weft_park(WEFT_REASON_YIELD, go_home,
+						weft_rt.carrier[home]);
 				}
 			});
 		fibers.start_on(0, [&] {
@@ -1497,6 +1509,49 @@ TEST(Bursts, ManyThatBlockAtOnceAreMadeUpForAtOnce)
 			close(fd[1]);
 		}
 		EXPECT_TRUE(fast);
+	});
+}
+
+// A child on the memory of its parent, which waits for its end as for a lock of the
+// kernel's.
+static int read_and_exit(void *fd)
+{
+	char c;
+
+	_exit(read(*(int *)fd, &c, 1) == 1 ? 0 : 1);
+}
+
+// Whoever comes would wait for the same: one comes for each tick, not as many as wait.
+TEST(Bursts, ThoseThatWaitForTheKernelAreNotMadeUpForByNumber)
+{
+	enum { MANY = 64 };
+
+	on_runtime({2, false, false, false, true}, [] {
+		static char stacks[MANY][16384] __attribute__((aligned(16)));
+		std::atomic<bool> ran{false};
+		Fibers fibers;
+		int fd[2];
+
+		OK(pipe(fd));
+		uint64_t at_least = in_ms(320);
+		for (int i = 0; i < MANY; i++)
+			fibers.start([&, i] {
+				OwnCode here;
+				int child =
+					clone(read_and_exit, stacks[i] + sizeof stacks[i],
+						CLONE_VM | CLONE_VFORK | SIGCHLD, &fd[0]);
+				int status;
+
+				OK(waitpid(child, &status, 0));
+				EXPECT_EQ(status, 0);
+			});
+		fibers.start([&] { ran = true; });
+		until([&] { return ran.load(); });
+		EXPECT_GE(weft_now_ns(), at_least);
+		OK(write(fd[1], std::string(MANY, 'x').data(), MANY));
+		fibers.join();
+		close(fd[0]);
+		close(fd[1]);
 	});
 }
 

@@ -24,12 +24,7 @@
 enum {
 	BUCKETS = 1024,
 	ROBUST_LIMIT = 2048,
-	CONVOY_NS = 10000000, /* who has waited for a free mutex for so long … */
-	CONVOY_AT_ONCE = 8,   /* … is not alone: so many more are woken */
-	PLACES = 64,          /* how far back it finds its place again */
 };
-
-static const uint64_t CONVOY_TSC = WEFT_TSC(CONVOY_NS);
 
 static struct futex_bucket bucket[BUCKETS];
 
@@ -76,19 +71,6 @@ void weft_futex_enqueue(struct futex_bucket *b, struct futex_waiter *w)
 	w->since = weft_tsc();
 	w->early = false;
 	list_push_back(&b->waiters, &w->link);
-}
-
-/* One that had waited for long when it was woken, and came too late all the same. */
-static void enqueue_again(struct futex_bucket *b, struct futex_waiter *w)
-{
-	struct list *at = b->waiters.next;
-
-	for (int i = 0; i < PLACES && at != &b->waiters; i++, at = at->next)
-		if (container_of(at, struct futex_waiter, link)->since > w->since)
-			break;
-	store_relaxed(&w->bucket, b);
-	w->early = false;
-	list_push_back(at, &w->link); /* before that one */
 }
 
 void weft_futex_dequeue(struct futex_waiter *w)
@@ -145,7 +127,7 @@ static bool wait_commit(struct fiber *f, void *arg)
 	 * and it then withdraws, which waits for this lock.
 	 */
 	if (unlikely(a->again))
-		enqueue_again(b, &f->fw);
+		weft_crowd_enqueue_again(b, &f->fw);
 	else
 		weft_futex_enqueue(b, &f->fw);
 	open = weft_park_open(f);
@@ -249,11 +231,6 @@ long weft_futex_wait(
 
 /* ---- waking --------------------------------------------------------------- */
 
-static bool matches(const struct futex_waiter *w, uintptr_t addr, bool shared)
-{
-	return w->addr == addr && w->shared == shared && !w->pi;
-}
-
 /*
  * Dequeues w and takes the right to wake it; fibers are collected on *list and
  * unparked after the lock is dropped. False: it had given up already.
@@ -296,48 +273,8 @@ static int wake_locked(struct futex_bucket *b, uintptr_t addr, int max, uint32_t
 		struct futex_waiter *w = container_of(l, struct futex_waiter, link);
 
 		next = l->next;
-		if (matches(w, addr, shared) && (w->bitset & bitset))
+		if (weft_futex_matches(w, addr, shared) && (w->bitset & bitset))
 			n += weft_futex_take(w, tail);
-	}
-	return n;
-}
-
-/*
- * A mutex of libc's (nptl/lowlevellock.c: 0 free, 2 others wait) was given back, and the
- * first of those who wait for it has waited for long. More of them than that one.
- *
- * Each wakes the next when it gives the mutex back, and natively the next one runs at
- * once. Here it runs when who woke it parks, which is a whole request later; so a crowd
- * that has come together while somebody held the mutex for long dissolves as slowly as
- * one carrier serves requests, while others take the mutex, which is free most of the
- * time, in passing. (MariaDB, 4,096 connections that begin at once: 2,000 at one mutex,
- * free whenever it was looked at, and the last of them had an answer after 3 s; the
- * others each 0.2 s.) They may find it taken: libc waits again, as for any wake-up that
- * is not for it (futex(2), "spurious"), and gets its place back.
- */
-static int wake_convoy(
-	struct futex_bucket *b, uintptr_t addr, struct fiber *first, struct fiber ***tail)
-{
-	uint64_t now = weft_tsc();
-	uint32_t word;
-	int n = 0;
-
-	if (!first || first->fw.val != 2 || now - first->fw.since < CONVOY_TSC)
-		return 0;
-	first->fw.early = true;
-	if (weft_load_user((const uint32_t *)addr, &word) || word)
-		return 0;
-	for (struct list *l = b->waiters.next, *next;
-		l != &b->waiters && n < CONVOY_AT_ONCE; l = next) {
-		struct futex_waiter *w = container_of(l, struct futex_waiter, link);
-
-		next = l->next;
-		if (!matches(w, addr, false) || !w->fiber)
-			continue;
-		if (w->val != 2 || now - w->since < CONVOY_TSC)
-			break;
-		w->early = true;
-		n += weft_futex_take(w, tail);
 	}
 	return n;
 }
@@ -376,7 +313,7 @@ long weft_futex_wake(void *word, int max, uint32_t bitset, bool shared)
 	weft_futex_lock(b);
 	n = wake_locked(b, (uintptr_t)word, max > 0 ? max : 1, bitset, shared, &tail);
 	if (max == 1 && !shared)
-		more = wake_convoy(b, (uintptr_t)word, woken, &tail);
+		more = weft_crowd_wake(b, (uintptr_t)word, woken, &tail);
 	weft_unlock(&b->lock);
 	weft_futex_unpark(woken, n + more);
 	return n;
@@ -409,7 +346,7 @@ long weft_futex_requeue(uint32_t *word, int wake, int move, uint32_t *to,
 		struct futex_waiter *w = container_of(l, struct futex_waiter, link);
 
 		next = l->next;
-		if (!matches(w, (uintptr_t)word, shared))
+		if (!weft_futex_matches(w, (uintptr_t)word, shared))
 			continue;
 		if (n < wake) {
 			n += weft_futex_take(w, &tail);

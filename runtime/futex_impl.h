@@ -13,6 +13,11 @@ void weft_futex_lock(struct futex_bucket *b);
 /* (bucket lock held) */
 void weft_futex_enqueue(struct futex_bucket *b, struct futex_waiter *w);
 void weft_futex_dequeue(struct futex_waiter *w);
+static inline bool weft_futex_matches(
+	const struct futex_waiter *w, uintptr_t addr, bool shared)
+{
+	return w->addr == addr && w->shared == shared && !w->pi;
+}
 /*
  * (bucket lock held) Dequeues w and takes the right to wake it; fibers are collected
  * on a list and unparked after the lock is dropped. False: it had given up already.
@@ -24,3 +29,13 @@ void weft_futex_withdraw(struct futex_waiter *w);
 
 /* The owner of a robust PI word is dead, and the word says so: the next one has it. */
 void weft_futex_pi_died(uint32_t *word);
+
+/* crowd.c (bucket lock held) */
+/* As weft_futex_enqueue, of who was woken and came too late. */
+void weft_crowd_enqueue_again(struct futex_bucket *b, struct futex_waiter *w);
+/*
+ * After a wake-up of one, `first` or nobody, that was not shared: how many more of those
+ * who wait there have been taken.
+ */
+int weft_crowd_wake(struct futex_bucket *b, uintptr_t addr, struct fiber *first,
+	struct fiber ***tail);

@@ -98,6 +98,7 @@ struct wait_arg {
 	uint32_t *word;
 	uint32_t val;
 	uint64_t deadline;
+	bool shared;
 	bool again; /* it comes back to its place: has not waited since it was woken */
 	long ret;
 };
@@ -133,6 +134,8 @@ static bool wait_commit(struct fiber *f, void *arg)
 	open = weft_park_open(f);
 	if (open == WEFT_PARK_SELF)
 		weft_futex_dequeue(&f->fw);
+	else if (a->val == 2 && !a->shared)
+		weft_crowd_joined(b, a->word);
 	weft_unlock(&b->lock);
 	return open != WEFT_PARK_SELF;
 }
@@ -215,7 +218,7 @@ static long wait_native(struct wait_arg *a, uint32_t bitset, bool shared)
 long weft_futex_wait(
 	uint32_t *word, uint32_t val, uint32_t bitset, bool shared, uint64_t deadline_ns)
 {
-	struct wait_arg a = {word, val, deadline_ns, false, 0};
+	struct wait_arg a = {word, val, deadline_ns, shared, false, 0};
 	struct fiber *f = weft_fiber_self();
 	uint32_t now;
 	long r = weft_load_user(word, &now);

@@ -31,6 +31,8 @@ void weft_futex_withdraw(struct futex_waiter *w);
 void weft_futex_pi_died(uint32_t *word);
 
 /* crowd.c (bucket lock held) */
+/* The calling carrier's fiber has just begun to wait there for a mutex of libc's. */
+void weft_crowd_joined(struct futex_bucket *b, const uint32_t *word);
 /* As weft_futex_enqueue, of who was woken and came too late. */
 void weft_crowd_enqueue_again(struct futex_bucket *b, struct futex_waiter *w);
 /*

@@ -283,6 +283,10 @@ static struct fiber *take_next(struct carrier *c)
 		if (unlikely(load_relaxed(&c->odd) & ODD_RETIRING))
 			retire(c);
 	}
+	if (unlikely(c->makes_room) && !runq_length(&c->woken)) {
+		weft_crowd_make_room(c);
+		was_away(c);
+	}
 	for (;;) {
 		f = weft_ready_next(c);
 		if (likely(f)) {
@@ -609,6 +613,7 @@ void weft_sched_init(struct carrier *c)
 	c->shares = c->slow = false;
 	c->napped = ~0ull;
 	c->lone = NULL;
+	c->makes_room = NULL;
 	c->rng = (weft_rt.config.seed ? weft_rt.config.seed : 0x9e3779b97f4a7c15ull) +
 		 (c->id + 1) * 0xbf58476d1ce4e5b9ull;
 }

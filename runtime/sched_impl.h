@@ -130,6 +130,9 @@ void weft_sched_rescue(struct carrier *c);
 /* balance.c: wakes a sleeping carrier; false when none sleeps. */
 bool weft_sched_wake_one(const struct carrier *but);
 
+/* crowd.c: leaves the CPU to others, before another request is begun. */
+void weft_crowd_make_room(struct carrier *c);
+
 /* turn.c: the fiber lets its carrier do its work if it was called meanwhile. */
 void weft_sched_give_way(void);
 

@@ -926,4 +926,84 @@ TEST(Convoy, WhoIsWokenInVainKeepsItsPlace)
 	});
 }
 
+// A pthread_mutex_t as nptl lays it out.
+struct Mutex {
+	uint32_t word, count;
+	int owner;
+};
+
+// How often the CPU was left to the owner of a mutex, which is `state` on carrier 1,
+// while a crowd began to wait for it on carrier 0, one after each `others` that did not.
+uint64_t rooms_made(int state, uint32_t seen, bool shared, int others)
+{
+	static Mutex m;
+	static std::atomic<bool> done;
+	std::atomic<bool> begun{false};
+	Fibers fibers;
+
+	m = {seen, 0, 0};
+	done = false;
+	auto keep_the_carrier = [&] {
+		compute(1000000);
+		begun = true;
+		spin_until([] { return done.load(); });
+	};
+	struct fiber *owner = fibers.start_on(1, [&] {
+		m.owner = weft_fiber_tid(weft_fiber_self());
+		if (state == FIBER_RUNNING)
+			keep_the_carrier();
+		else
+			weft_sleep_until(WEFT_NO_DEADLINE);
+	});
+	if (state != FIBER_RUNNING) {
+		until([&] { return is_parked(owner, WEFT_REASON_SLEEP); });
+		store_relaxed(&owner->state, (decltype(owner->state))state);
+		fibers.start_on(1, keep_the_carrier); // and it takes nobody of the crowd
+	}
+	until([&] { return begun.load(); });
+	for (int i = 0; i < CROWD; i++) {
+		for (int k = 0; k < others; k++)
+			fibers.start_on(0, [] {});
+		fibers.start_on(0, [=] {
+			weft_futex_wait(
+				&m.word, seen, UINT32_MAX, shared, WEFT_NO_DEADLINE);
+		});
+	}
+	until([&] { return counted(WEFT_COUNTER_FUTEX_WAITS) >= CROWD; });
+	uint64_t rooms = counted(WEFT_COUNTER_ROOMS);
+	done = true;
+	store_seq_cst(&m.word, 0);
+	EXPECT_EQ(weft_futex_wake(&m.word, INT_MAX, UINT32_MAX, shared), CROWD);
+	if (state != FIBER_RUNNING && weft_claim(owner, WEFT_WAKE_DONE))
+		weft_unpark(owner);
+	fibers.join();
+	return rooms;
+}
+
+TEST(Crowd, TheCpuIsLeftToTheOwnerThatRuns)
+{
+	on_runtime({2}, [] { EXPECT_GT(rooms_made(FIBER_RUNNING, 2, false, 0), 0u); });
+}
+
+TEST(Crowd, TheCpuIsLeftToTheOwnerThatIsReady)
+{
+	on_runtime({2}, [] { EXPECT_GT(rooms_made(FIBER_READY, 2, false, 0), 0u); });
+}
+
+TEST(Crowd, NobodyWaitsForAnOwnerThatIsParked)
+{
+	on_runtime({2}, [] { EXPECT_EQ(rooms_made(FIBER_PARKED, 2, false, 0), 0u); });
+}
+
+TEST(Crowd, OthersThatDoNotJoinItGoOn)
+{
+	on_runtime({2}, [] { EXPECT_EQ(rooms_made(FIBER_RUNNING, 2, false, 8), 0u); });
+}
+
+TEST(Crowd, OnlyMutexesOfThisProcessHaveOwners)
+{
+	on_runtime({2}, [] { EXPECT_EQ(rooms_made(FIBER_RUNNING, 2, true, 0), 0u); });
+	on_runtime({2}, [] { EXPECT_EQ(rooms_made(FIBER_RUNNING, 1, false, 0), 0u); });
+}
+
 } // namespace

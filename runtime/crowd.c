@@ -21,7 +21,8 @@ enum {
 	ROOMS = 4,            /* … and again, so often, while that run has not ended */
 	CONVOY_NS = 10000000, /* who has waited for a free mutex for so long … */
 	CONVOY_AT_ONCE = 8,   /* … is not alone: so many more are woken */
-	PLACES = 64,          /* how far back it finds its place again */
+	VAIN = 3,    /* woken so often for nothing: who gives it back lets it go on */
+	PLACES = 64, /* how far back it finds its place again */
 };
 
 static const uint64_t CONVOY_TSC = WEFT_TSC(CONVOY_NS);
@@ -114,7 +115,7 @@ void weft_crowd_enqueue_again(struct futex_bucket *b, struct futex_waiter *w)
 		if (container_of(at, struct futex_waiter, link)->since > w->since)
 			break;
 	store_relaxed(&w->bucket, b);
-	w->early = false;
+	w->woken = w->early = false;
 	list_push_back(at, &w->link); /* before that one */
 }
 
@@ -130,6 +131,10 @@ void weft_crowd_enqueue_again(struct futex_bucket *b, struct futex_waiter *w)
  * free whenever it was looked at, and the last of them had an answer after 3 s; the
  * others each 0.2 s.) They may find it taken: libc waits again, as for any wake-up that
  * is not for it (futex(2), "spurious"), and gets its place back.
+ *
+ * Somebody who takes it again at once, and sleeps with it, is always found with it by
+ * whom it wakes on the same carrier. After a few times it gives way, as natively it would
+ * be preempted.
  */
 int weft_crowd_wake(
 	struct futex_bucket *b, uintptr_t addr, struct fiber *first, struct fiber ***tail)
@@ -138,11 +143,17 @@ int weft_crowd_wake(
 	uint32_t word;
 	int n = 0;
 
-	if (!first || first->fw.val != 2 || now - first->fw.since < CONVOY_TSC)
+	if (!first || first->fw.val != 2)
+		return 0;
+	first->fw.woken = true;
+	if (now - first->fw.begun < CONVOY_TSC ||
+		weft_load_user((const uint32_t *)addr, &word) || word)
+		return 0;
+	if (first->fw.vain >= VAIN && weft_fiber_self())
+		weft_sched_let_woken();
+	if (now - first->fw.since < CONVOY_TSC)
 		return 0;
 	first->fw.early = true;
-	if (weft_load_user((const uint32_t *)addr, &word) || word)
-		return 0;
 	for (struct list *l = b->waiters.next, *next;
 		l != &b->waiters && n < CONVOY_AT_ONCE; l = next) {
 		struct futex_waiter *w = container_of(l, struct futex_waiter, link);
@@ -152,7 +163,7 @@ int weft_crowd_wake(
 			continue;
 		if (w->val != 2 || now - w->since < CONVOY_TSC)
 			break;
-		w->early = true;
+		w->woken = w->early = true;
 		n += weft_futex_take(w, tail);
 	}
 	return n;

@@ -57,9 +57,12 @@ struct futex_waiter {
 	bool pi;                     /* (b) waits for ownership, not for a wake-up */
 	uint32_t val;                /* (b) what it saw in the word */
 	uint64_t since;              /* (b) the TSC when it came here */
-	bool early;          /* (b) woken, perhaps in vain: then it keeps its place … */
-	uint32_t park;       /* (o) … if this was its fiber's last one */
-	int tid;             /* (c) of a PI waiter */
+	uint64_t begun; /* (b) … and when it came first, for the same mutex */
+	unsigned vain;  /* (b) how often it was woken since then, and found it taken */
+	bool woken;     /* (b) perhaps in vain … */
+	bool early;     /* (b) … after a long wait: then it keeps its place … */
+	uint32_t park;  /* (o) … if this was its fiber's last one */
+	int tid;        /* (c) of a PI waiter */
 	struct fiber *fiber; /* (c) or NULL */
 	int word;            /* (a) native waiters: 0 waiting, 1 woken */
 };
@@ -86,8 +89,9 @@ struct fiber {
 	uint8_t state;           /* (a) enum fiber_state */
 	uint8_t reason;          /* (o) enum weft_park_reason */
 	uint8_t flags;           /* (o) FIBER_… */
-	int attention;       /* (a) a signal may be deliverable: look when leaving weft */
-	int give_way;        /* (a) lets others run when it leaves weft, and not before */
+	int attention; /* (a) a signal may be deliverable: look when leaving weft */
+	int give_way;  /* (a) enum weft_give_way: lets others run when it leaves weft, and
+			  not before */
 	uint8_t vector_live; /* (o) came through a site: vector registers matter */
 	uint8_t tried;       /* (o) enum weft_tried: what the front door found out */
 	uint8_t creating;    /* (o) enum weft_creating: inside libc's pthread_create */

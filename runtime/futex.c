@@ -69,7 +69,9 @@ void weft_futex_enqueue(struct futex_bucket *b, struct futex_waiter *w)
 {
 	store_relaxed(&w->bucket, b);
 	w->since = weft_tsc();
-	w->early = false;
+	if (!w->vain)
+		w->begun = w->since;
+	w->woken = w->early = false;
 	list_push_back(&b->waiters, &w->link);
 }
 
@@ -143,9 +145,12 @@ static bool wait_commit(struct fiber *f, void *arg)
 static long wait_fiber(struct fiber *f, struct wait_arg *a, uint32_t bitset, bool shared)
 {
 	enum weft_wake how;
+	/* Woken, and back without having waited for anything else. */
+	bool vain = f->fw.woken && f->fw.addr == (uintptr_t)a->word &&
+		    f->fw.park == (f->wake & ~WAKE_STATE);
 
-	a->again = f->fw.early && f->fw.addr == (uintptr_t)a->word &&
-		   f->fw.park == (f->wake & ~WAKE_STATE);
+	f->fw.vain = vain ? f->fw.vain + 1 : 0;
+	a->again = vain && f->fw.early;
 	f->fw.park = (f->wake & ~WAKE_STATE) + WAKE_PARK;
 	f->fw.addr = (uintptr_t)a->word;
 	f->fw.val = a->val;
@@ -299,7 +304,7 @@ long weft_futex_wake(void *word, int max, uint32_t bitset, bool shared)
 
 	/* Whoever gives it back was not woken in vain. */
 	if (self && self->fw.addr == (uintptr_t)word)
-		self->fw.early = false;
+		self->fw.woken = false;
 	/*
 	 * [futex-waiters] A waiter compares the word and is enqueued under this lock. The
 	 * lock is looked at first: one that compared before the waker changed the word
@@ -357,6 +362,7 @@ long weft_futex_requeue(uint32_t *word, int wake, int move, uint32_t *to,
 		}
 		moved++;
 		w->addr = (uintptr_t)to;
+		w->vain = 0;
 		w->val = 0; /* it is not known what it would see there */
 		if (from_b != to_b) {
 			list_remove(&w->link);

@@ -96,7 +96,7 @@ void weft_sched_called(struct carrier *c)
 	if (!f || c->kind != CARRIER_FULL || !(stuck || load_relaxed(&c->look_due)))
 		return;
 	if (load_relaxed(&f->in_weft)) {
-		store_relaxed(&f->give_way, 1);
+		store_relaxed(&f->give_way, GIVE_WAY);
 		return;
 	}
 	store_relaxed(&c->called, 0);
@@ -578,6 +578,16 @@ void weft_unpark_woken(struct fiber *f, unsigned n)
 		unpark(f, first);
 		f = next;
 	}
+}
+
+void weft_unpark_behind(struct fiber *f)
+{
+	struct carrier *c = (struct carrier *)weft_rdgsbase();
+
+	if (unlikely(f->flags & FIBER_MAIN) || weft_rt.config.stress_migrate)
+		unpark(f, false);
+	else
+		weft_ready_first(c, f);
 }
 
 static bool sleep_commit(struct fiber *f, void *arg)

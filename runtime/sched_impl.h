@@ -133,8 +133,12 @@ bool weft_sched_wake_one(const struct carrier *but);
 /* crowd.c: leaves the CPU to others, before another request is begun. */
 void weft_crowd_make_room(struct carrier *c);
 
+enum weft_give_way { GIVE_WAY = 1, GIVE_WAY_TO_WOKEN };
 /* turn.c: the fiber lets its carrier do its work if it was called meanwhile. */
 void weft_sched_give_way(void);
+/* … and whom it has just woken, when it leaves weft: it goes on behind them. */
+void weft_sched_let_woken(void);
+void weft_unpark_behind(struct fiber *f); /* sched.c: for that, before the queue */
 
 /* bind.c */
 struct fiber *weft_bound_next(struct carrier *c);

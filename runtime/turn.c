@@ -31,18 +31,32 @@ static bool yield_commit(struct fiber *f, void *arg)
 	return true;
 }
 
+/* Behind whom it woke, before the queue. */
+static bool behind_woken_commit(struct fiber *f, void *arg)
+{
+	(void)arg;
+	weft_unpark_behind(f);
+	return true;
+}
+
 /* The fiber leaves weft, and may have been asked to let its carrier do its work. */
 void weft_sched_give_way(void)
 {
 	struct carrier *c = weft_carrier_self();
 	struct fiber *f = c->current;
+	int how = load_relaxed(&f->give_way);
 
-	if (likely(!load_relaxed(&f->give_way)))
+	if (likely(!how))
 		return;
 	store_relaxed(&f->give_way, 0);
 	/* It may have waited for something meanwhile. */
 	if (c->kind != CARRIER_FULL || !load_relaxed(&c->called))
 		return;
+	if (how == GIVE_WAY_TO_WOKEN && !load_relaxed(&c->look_due)) {
+		store_relaxed(&c->called, 0);
+		weft_park(WEFT_REASON_YIELD, behind_woken_commit, NULL);
+		return;
+	}
 	store_relaxed(&c->called, 0);
 	store_relaxed(&c->look_due, 0);
 	/*
@@ -66,7 +80,17 @@ static bool others_wait(const struct carrier *c)
 static void ask_way(struct carrier *c)
 {
 	store_relaxed(&c->called, 1);
-	store_relaxed(&c->current->give_way, 1);
+	store_relaxed(&c->current->give_way, GIVE_WAY);
+}
+
+void weft_sched_let_woken(void)
+{
+	struct carrier *c = weft_carrier_self();
+
+	if (c->kind != CARRIER_FULL || c->current->flags & FIBER_PINNED)
+		return;
+	store_relaxed(&c->called, 1);
+	store_relaxed(&c->current->give_way, GIVE_WAY_TO_WOKEN);
 }
 
 /*

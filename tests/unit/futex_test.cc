@@ -926,6 +926,34 @@ TEST(Convoy, WhoIsWokenInVainKeepsItsPlace)
 	});
 }
 
+// Who takes it again at once, and sleeps with it, lets the one go on that it wakes.
+TEST(Convoy, WhoIsFoundWithItTimeAndAgainGivesWay)
+{
+	on_runtime({1}, [] {
+		const uint64_t give_up = in_ms(10000);
+		std::atomic<int> had{0};
+		Fibers fibers;
+		uint32_t word = 0;
+
+		fibers.start([&] {
+			while (had < 3 && weft_now_ns() < give_up) {
+				lock(word);
+				weft_sleep_until(in_ms(1));
+				unlock(word);
+				weft_sched_give_way(); // when it leaves weft
+			}
+		});
+		for (int i = 0; i < 3; i++)
+			fibers.start([&] {
+				lock(word);
+				had++;
+				unlock(word);
+			});
+		fibers.join();
+		EXPECT_LT(weft_now_ns(), give_up);
+	});
+}
+
 // A pthread_mutex_t as nptl lays it out.
 struct Mutex {
 	uint32_t word, count;

@@ -14,15 +14,16 @@
 #include "futex_impl.h"
 
 enum {
-	CROWD = 8,      /* so many wait for a mutex … */
-	CROWD_RUNS = 4, /* … and whoever runs begins to, for so many that did not; … */
-	OWNER_NS = 300000,    /* … its owner runs for so long already: */
-	ROOM_NS = 250000,     /* the CPU is left to others for so long, */
-	ROOMS = 4,            /* … and again, so often, while that run has not ended */
+	CROWD = 8,         /* so many wait for a mutex, */
+	CROWD_RUNS = 4,    /* who runs joins them, if not each time then nearly, … */
+	OWNER_NS = 300000, /* … and its owner runs for so long: */
+	ROOM_NS = 250000,  /* the CPU is left to others for so long, … */
+	ROOMS = 4,         /* … so often, if that run does not end, … */
+	READY_ROOMS = 8,   /* … by so many in a row for the same that is only ready */
 	CONVOY_NS = 10000000, /* who has waited for a free mutex for so long … */
 	CONVOY_AT_ONCE = 8,   /* … is not alone: so many more are woken */
-	VAIN = 3,    /* woken so often for nothing: who gives it back lets it go on */
-	PLACES = 64, /* how far back it finds its place again */
+	VAIN = 3,             /* woken so often for nothing: goes on before its waker */
+	PLACES = 64,          /* how far back it finds its place again */
 };
 
 static const uint64_t CONVOY_TSC = WEFT_TSC(CONVOY_NS);
@@ -36,7 +37,7 @@ static const uint64_t OWNER_TSC = WEFT_TSC(OWNER_NS);
  * no owner there: what is in that place is hardly ever the number of a thread, and if it
  * is, somebody waits for a millisecond.
  */
-static struct carrier *keeps_owner(const uint32_t *word, const struct carrier *c)
+static struct carrier *keeps_owner(const uint32_t *word, struct carrier *c)
 {
 	uint32_t tid;
 	struct fiber *f;
@@ -52,8 +53,12 @@ static struct carrier *keeps_owner(const uint32_t *word, const struct carrier *c
 		return NULL;
 	switch (load_relaxed(&f->state)) {
 	case FIBER_READY:
-		return on;
+		/* Where it ran last: it may have been taken elsewhere, also to c. */
+		c->rooms = c->ready_owner == f ? c->rooms + 1 : 1;
+		c->ready_owner = f;
+		return c->rooms <= READY_ROOMS ? on : NULL;
 	case FIBER_RUNNING:
+		c->ready_owner = NULL;
 		return weft_tsc() - load_relaxed(&on->run_tsc) > OWNER_TSC ? on : NULL;
 	}
 	return NULL;

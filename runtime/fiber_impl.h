@@ -251,7 +251,9 @@ struct carrier {
 	uint64_t cpu_sampled_switches; /* (o) the switch counter then */
 	uint64_t sample[4];    /* (a) pc, sp, bp, bx at the last tick, for messages */
 	uint64_t joined_crowd; /* (o) SWITCHES when one last did (crowd.c) */
-	struct carrier *makes_room; /* (o) then for this one, or NULL */
+	struct carrier *makes_room; /* (o) then for this one, or NULL … */
+	struct fiber *ready_owner;  /* (o) … as this one was ready there, */
+	unsigned rooms;             /* (o) … so often in a row */
 	uint64_t backlog_tsc;       /* since when there is more work than this carrier */
 	uint64_t run_tsc;           /* (a) since when its fiber runs */
 	bool shares;            /* (a) … so long that others may have a single one */

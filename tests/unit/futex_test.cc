@@ -488,7 +488,7 @@ TEST(Futex, AWaiterAndAWakerMeetAfterAnyOfTheirInstructions)
 		// Where it has the lock; not the first time, which makes the bucket's
 		// list.
 		weft_futex_requeue(&word, 0, 0, &word, nullptr, false);
-		with_lock.reserve(1000);
+		with_lock.reserve(1000); // no more: it grows in a signal handler
 		Stepped::at_each_step = [&](long n) {
 			if (load_relaxed(&b->lock.word) && !load_relaxed(&asleep))
 				with_lock.push_back(n);
@@ -502,7 +502,7 @@ TEST(Futex, AWaiterAndAWakerMeetAfterAnyOfTheirInstructions)
 		}
 		Stepped::at_each_step = nullptr;
 		ASSERT_GT(with_lock.size(), 5u);
-		ASSERT_LT(with_lock.size(), 200u);
+		ASSERT_LT(with_lock.size(), 1000u);
 		// The waker's, up to where it has seen that nobody waits.
 		Stepped in_vain(-1, wake);
 		until([&] { return in_vain.result() != NONE; });
@@ -1016,6 +1016,12 @@ TEST(Crowd, TheCpuIsLeftToTheOwnerThatRuns)
 TEST(Crowd, TheCpuIsLeftToTheOwnerThatIsReady)
 {
 	on_runtime({2}, [] { EXPECT_GT(rooms_made(FIBER_READY, 2, false, 0), 0u); });
+}
+
+// It may have been taken to the very carrier that would wait for it.
+TEST(Crowd, NobodyWaitsForLongForAnOwnerThatIsReady)
+{
+	on_runtime({2}, [] { EXPECT_LE(rooms_made(FIBER_READY, 2, false, 0), 8u); });
 }
 
 TEST(Crowd, NobodyWaitsForAnOwnerThatIsParked)

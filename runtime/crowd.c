@@ -23,7 +23,7 @@ enum {
 	CONVOY_NS = 10000000, /* who has waited for a free mutex for so long … */
 	CONVOY_AT_ONCE = 8,   /* … is not alone: so many more are woken */
 	VAIN = 3,             /* woken so often for nothing: goes on before its waker */
-	PLACES = 64,          /* how far back it finds its place again */
+	PLACES = 64,          /* how far back it finds its place, and is a crowd seen */
 };
 
 static const uint64_t CONVOY_TSC = WEFT_TSC(CONVOY_NS);
@@ -77,12 +77,14 @@ static struct carrier *keeps_owner(const uint32_t *word, struct carrier *c)
 void weft_crowd_joined(struct futex_bucket *b, const uint32_t *word)
 {
 	struct carrier *c = (struct carrier *)weft_rdgsbase();
+	const struct list *l = b->waiters.next;
 	uint64_t runs;
 	unsigned n = 0;
 
 	if (!c || c->kind != CARRIER_FULL)
 		return;
-	for (struct list *l = b->waiters.next; l != &b->waiters && n < CROWD; l = l->next)
+	/* Thousands that wait for something else may be in the bucket, too. */
+	for (int i = 0; i < PLACES && n < CROWD && l != &b->waiters; i++, l = l->next)
 		n += weft_futex_matches(container_of(l, struct futex_waiter, link),
 			(uintptr_t)word, false);
 	if (n < CROWD)

@@ -74,6 +74,7 @@ static unsigned beside = 1, busy;      /* beside a hog for each CPU; ticks towar
 static unsigned burst, calm;           /* ticks with and without one that got stuck */
 static unsigned company_ticks;         /* left for one beside those that compute */
 static bool said_cap[2], said_failure; /* once per process */
+static unsigned failures;              /* in a row, to make a kernel thread */
 
 struct look {
 	unsigned running, stuck, held, sleeping;
@@ -266,10 +267,12 @@ static bool add_one(const struct look *l)
 	}
 	err = weft_carrier_add();
 	if (!err) {
+		failures = 0;
 		weft_count(monitor, COMPENSATED);
 		return true;
 	}
-	if (!said_failure) {
+	/* The next tick tries again: EAGAIN may be over by then (clone(2)). */
+	if (++failures > 1 && !said_failure) {
 		char text[21];
 
 		said_failure = true;

@@ -33,10 +33,17 @@ bool weft_fd_timeouts_possible(void)
 	return load_relaxed(&timeouts_possible);
 }
 
-static long get_option(int fd, int option, void *value, socklen_t size)
+long weft_fd_option(int fd, int level, int option, void *value, unsigned size)
 {
-	return weft_sys5(
-		SYS_getsockopt, fd, SOL_SOCKET, option, (long)value, (long)&size);
+	return weft_sys5(SYS_getsockopt, fd, level, option, (long)value, (long)&size);
+}
+
+int weft_fd_int_option(int fd, int option, int otherwise)
+{
+	int value = 0;
+
+	return weft_fd_option(fd, SOL_SOCKET, option, &value, sizeof value) ? otherwise
+									    : value;
 }
 
 static void forget(unsigned first, unsigned last);
@@ -50,8 +57,8 @@ void weft_io_scan_descriptors(void)
 	/* Low numbers are dense; a long gap ends the scan. */
 	for (int fd = 0; misses < 64 && !timeouts_possible; fd++) {
 		struct timeval in = {0, 0}, out = {0, 0};
-		int low = 1;
-		long r = get_option(fd, SO_RCVTIMEO, &in, sizeof in);
+		int low;
+		long r = weft_fd_option(fd, SOL_SOCKET, SO_RCVTIMEO, &in, sizeof in);
 
 		if (r == -EBADF) {
 			misses++;
@@ -60,8 +67,8 @@ void weft_io_scan_descriptors(void)
 		misses = 0;
 		if (r)
 			continue;
-		get_option(fd, SO_SNDTIMEO, &out, sizeof out);
-		get_option(fd, SO_RCVLOWAT, &low, sizeof low);
+		weft_fd_option(fd, SOL_SOCKET, SO_SNDTIMEO, &out, sizeof out);
+		low = weft_fd_int_option(fd, SO_RCVLOWAT, 1);
 		if (in.tv_sec || in.tv_usec || out.tv_sec || out.tv_usec || low > 1)
 			timeouts_possible = 1;
 	}
@@ -73,7 +80,8 @@ uint64_t weft_fd_deadline(int fd, int option)
 
 	if (likely(!load_relaxed(&timeouts_possible)) || !option)
 		return WEFT_NO_DEADLINE;
-	if (get_option(fd, option, &tv, sizeof tv) || (!tv.tv_sec && !tv.tv_usec))
+	if (weft_fd_option(fd, SOL_SOCKET, option, &tv, sizeof tv) ||
+		(!tv.tv_sec && !tv.tv_usec))
 		return WEFT_NO_DEADLINE;
 	return weft_now_ns() + (uint64_t)tv.tv_sec * 1000000000u +
 	       (uint64_t)tv.tv_usec * 1000u;
@@ -84,7 +92,7 @@ size_t weft_fd_low_water(int fd)
 	int low = 1;
 
 	if (unlikely(load_relaxed(&timeouts_possible)))
-		get_option(fd, SO_RCVLOWAT, &low, sizeof low);
+		low = weft_fd_int_option(fd, SO_RCVLOWAT, 1);
 	return low > 1 ? (size_t)low : 1;
 }
 
@@ -156,14 +164,14 @@ enum weft_kind weft_fd_kind(int fd)
  */
 static bool others_see(int fd)
 {
-	int protocol = 0, listens = 1;
+	int protocol = 0;
 	struct stat st;
-	long r = get_option(fd, SO_PROTOCOL, &protocol, sizeof protocol);
+	long r = weft_fd_option(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, sizeof protocol);
 
 	if (r == -ENOTSOCK)
 		return weft_sys2(SYS_fstat, fd, &st) || st.st_mode & S_IFMT;
 	return r || (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) ||
-	       get_option(fd, SO_ACCEPTCONN, &listens, sizeof listens) || listens;
+	       weft_fd_int_option(fd, SO_ACCEPTCONN, 1);
 }
 
 bool weft_fd_others_see(int fd)
@@ -246,20 +254,14 @@ bool weft_fd_nonblocking(int fd)
 
 bool weft_fd_is_stream(int fd)
 {
-	int type = 0;
-
-	return !get_option(fd, SO_TYPE, &type, sizeof type) && type == SOCK_STREAM;
+	return weft_fd_int_option(fd, SO_TYPE, -1) == SOCK_STREAM;
 }
 
 /* net/core/stream.c, net/unix/af_unix.c, net/sctp/socket.c, fs/pipe.c. */
 bool weft_fd_breaks_with_signal(int fd)
 {
-	int type, protocol;
-
-	if (get_option(fd, SO_TYPE, &type, sizeof type) || type == SOCK_STREAM)
-		return true;
-	return !get_option(fd, SO_PROTOCOL, &protocol, sizeof protocol) &&
-	       protocol == IPPROTO_SCTP;
+	return weft_fd_int_option(fd, SO_TYPE, SOCK_STREAM) == SOCK_STREAM ||
+	       weft_fd_int_option(fd, SO_PROTOCOL, 0) == IPPROTO_SCTP;
 }
 
 int weft_fd_poll_now(int fd, unsigned events)

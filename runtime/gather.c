@@ -29,16 +29,6 @@ enum {
 	LOOK_MOST_NS = 16000000, /* … up to this */
 };
 
-static int option_of(int fd, int level, int name, int otherwise)
-{
-	int value = 0;
-	socklen_t size = sizeof value;
-
-	return weft_sys5(SYS_getsockopt, fd, level, name, (long)&value, (long)&size)
-		       ? otherwise
-		       : value;
-}
-
 /* "tls", say: what is received is then no longer what TCP has. */
 static bool has_upper_protocol(int fd)
 {
@@ -52,16 +42,16 @@ static bool has_upper_protocol(int fd)
 
 static enum stream stream_of(int fd)
 {
-	switch (option_of(fd, SOL_SOCKET, SO_DOMAIN, -1)) {
+	switch (weft_fd_int_option(fd, SO_DOMAIN, -1)) {
 	case AF_UNIX:
-		return option_of(fd, SOL_SOCKET, SO_PASSCRED, 0) ||
-				       option_of(fd, SOL_SOCKET, PASSSEC, 0) ||
-				       option_of(fd, SOL_SOCKET, PASSPIDFD, 0)
+		return weft_fd_int_option(fd, SO_PASSCRED, 0) ||
+				       weft_fd_int_option(fd, PASSSEC, 0) ||
+				       weft_fd_int_option(fd, PASSPIDFD, 0)
 			       ? STREAM_OTHER
 			       : STREAM_UNIX;
 	case AF_INET:
 	case AF_INET6:
-		return option_of(fd, SOL_SOCKET, SO_PROTOCOL, 0) == IPPROTO_TCP &&
+		return weft_fd_int_option(fd, SO_PROTOCOL, 0) == IPPROTO_TCP &&
 				       !has_upper_protocol(fd)
 			       ? STREAM_TCP
 			       : STREAM_OTHER;
@@ -88,7 +78,7 @@ static bool at_urgent_mark(int fd)
 bool weft_tcp_error_waits(int fd)
 {
 	return weft_fd_poll_now(fd, POLLIN) & POLLERR &&
-	       option_of(fd, SOL_SOCKET, SO_PROTOCOL, 0) == IPPROTO_TCP;
+	       weft_fd_int_option(fd, SO_PROTOCOL, 0) == IPPROTO_TCP;
 }
 
 /* ---- taking it ------------------------------------------------------------ */
@@ -303,7 +293,7 @@ long weft_gather(struct incoming *in, size_t low)
 
 	/* A place to peek at moves with each look. */
 	if (g.kind == STREAM_OTHER || (in->addr && g.kind == STREAM_UNIX) ||
-		(peeks && option_of(in->file.fd, SOL_SOCKET, SO_PEEK_OFF, -1) >= 0))
+		(peeks && weft_fd_int_option(in->file.fd, SO_PEEK_OFF, -1) >= 0))
 		return weft_receive_in_kernel(in);
 	r = note_question(&g, low);
 	if (r < 0)

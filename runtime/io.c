@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -519,17 +520,6 @@ long weft_io_wait_child(int idtype, int id, int options)
 
 /* ---- connections ---------------------------------------------------------- */
 
-/* What kind of socket; a negative number when it is none. */
-static int socket_option(int fd, int option)
-{
-	int value = 0;
-	socklen_t size = sizeof value;
-	long r = weft_sys5(
-		SYS_getsockopt, fd, SOL_SOCKET, option, (long)&value, (long)&size);
-
-	return r < 0 ? (int)r : value;
-}
-
 /*
  * Without a ring: when a connection is there, it is accepted on the carrier. Who
  * else waits for this listener, in this process or another, may have been faster:
@@ -544,7 +534,7 @@ static long accept_when_ready(
 
 	for (;;) {
 		if (weft_fd_poll_now(file.fd, POLLIN) ||
-			(!listens && socket_option(file.fd, SO_ACCEPTCONN) <= 0)) {
+			(!listens && !weft_fd_int_option(file.fd, SO_ACCEPTCONN, 0))) {
 			const long args[6] = {
 				file.fd, (long)addr, (long)addrlen, flags, 0, 0};
 
@@ -653,13 +643,14 @@ long weft_io_accept(int fd, void *addr, void *addrlen, int flags)
 static long connect_when_ready(int fd, const void *addr, unsigned len, uint64_t deadline)
 {
 	struct weft_held file = {fd, false};
-	int protocol = socket_option(fd, SO_PROTOCOL);
+	int protocol = weft_fd_int_option(fd, SO_PROTOCOL, -1);
 	long r;
 
 	for (;;) {
 		const long args[6] = {file.fd, (long)addr, len, 0, 0, 0};
 
-		if (protocol == IPPROTO_TCP || socket_option(fd, SO_DOMAIN) == AF_UNIX)
+		if (protocol == IPPROTO_TCP ||
+			weft_fd_int_option(fd, SO_DOMAIN, -1) == AF_UNIX)
 			r = weft_call_briefly(SYS_connect, args);
 		else if (protocol == IPPROTO_UDP || protocol < 0)
 			r = weft_sys3(SYS_connect, fd, (long)addr, len);
@@ -679,6 +670,14 @@ static long connect_when_ready(int fd, const void *addr, unsigned len, uint64_t 
 	return r;
 }
 
+static bool connects(int fd)
+{
+	uint8_t state = 0; /* the first of struct tcp_info */
+
+	return !weft_fd_option(fd, IPPROTO_TCP, TCP_INFO, &state, sizeof state) &&
+	       state == TCP_SYN_SENT;
+}
+
 long weft_io_connect(int fd, const void *addr, unsigned len)
 {
 	if (weft_fd_nonblocking(fd))
@@ -688,17 +687,23 @@ long weft_io_connect(int fd, const void *addr, unsigned len)
 		.addr = (void *)(uintptr_t)addr,
 		.count = len,
 		.deadline = weft_fd_deadline(fd, SO_SNDTIMEO)};
+	bool under_way =
+		weft_on_epoll() && op.deadline != WEFT_NO_DEADLINE && connects(fd);
 	long r = weft_on_epoll() ? connect_when_ready(fd, addr, len, op.deadline)
 				 : op_wait(&op, WEFT_REASON_CONNECT, NULL);
 
 	if (r == -EALREADY) {
-		/* A connection under way, e.g. after a signal: a blocking call waits for
-		 * it. */
+		/* Since an earlier call, e.g. one that a signal ended: this one waits. */
 		struct weft_held file = {fd, false};
 
+		under_way = true;
 		r = weft_io_wait_ready(&file, POLLOUT, op.deadline, WEFT_REASON_CONNECT);
+		/* Only connect(2) itself takes note that it is connected, or free again.
+		 */
 		if (r >= 0)
-			r = -socket_option(file.fd, SO_ERROR);
+			r = weft_sys3(SYS_connect, file.fd, (long)addr, len);
+		if (r == -EISCONN) /* another thread's call has just done so */
+			r = 0;
 		weft_held_release(&file);
 	}
 	if (r == -EINTR && op.deadline != WEFT_NO_DEADLINE)
@@ -706,5 +711,7 @@ long weft_io_connect(int fd, const void *addr, unsigned len)
 	if (r != -ETIMEDOUT)
 		return r;
 	/* A TCP connection goes on in the background; a full UNIX listener says no. */
-	return socket_option(fd, SO_DOMAIN) == AF_UNIX ? -EAGAIN : -EINPROGRESS;
+	if (weft_fd_int_option(fd, SO_DOMAIN, -1) == AF_UNIX)
+		return -EAGAIN;
+	return under_way ? -EALREADY : -EINPROGRESS;
 }

@@ -63,6 +63,10 @@ void weft_fd_set_hint(int fd, enum weft_kind kind);
 /* What it is (fstat). */
 enum weft_kind weft_fd_kind(int fd);
 bool weft_fd_nonblocking(int fd);
+/* getsockopt(2): 0 or -EXXX. */
+long weft_fd_option(int fd, int level, int option, void *value, unsigned size);
+/* One of SOL_SOCKET's that is an int; `otherwise` where there is none. */
+int weft_fd_int_option(int fd, int option, int otherwise);
 bool weft_fd_is_stream(int fd); /* SOCK_STREAM */
 /* Does it send SIGPIPE with EPIPE? Pipes, streams and SCTP do; datagrams and the packets
  * of AF_UNIX do not. */

@@ -60,15 +60,12 @@ static bool in_memory(int fd, const int64_t *off, size_t len)
 static size_t space_in(int fd)
 {
 	uint32_t mem[SK_MEMINFO_VARS] = {0};
-	socklen_t size = sizeof mem;
-	int domain = 0;
 	uint32_t used;
 
-	weft_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_MEMINFO, (long)mem, (long)&size);
-	size = sizeof domain;
-	weft_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_DOMAIN, (long)&domain, (long)&size);
-	used = domain == AF_UNIX ? mem[SK_MEMINFO_WMEM_ALLOC]
-				 : mem[SK_MEMINFO_WMEM_QUEUED];
+	weft_fd_option(fd, SOL_SOCKET, SO_MEMINFO, mem, sizeof mem);
+	used = weft_fd_int_option(fd, SO_DOMAIN, -1) == AF_UNIX
+		       ? mem[SK_MEMINFO_WMEM_ALLOC]
+		       : mem[SK_MEMINFO_WMEM_QUEUED];
 	used = mem[SK_MEMINFO_SNDBUF] > used ? mem[SK_MEMINFO_SNDBUF] - used : 0;
 	/* Buffers are counted with their overhead: half of it is certain. */
 	return used / 2 > LEAST_SPACE ? used / 2 : LEAST_SPACE;

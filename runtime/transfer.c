@@ -94,12 +94,30 @@ long weft_receive_in_kernel(const struct incoming *in)
 	return r;
 }
 
+/*
+ * The socket said that it is ready, and had nothing. A datagram socket that was shut down
+ * does so for ever: who waits gets 0, who does not wait -EAGAIN (net/core/datagram.c,
+ * __skb_wait_for_more_packets). Whatever else is always ready waits in the kernel. What
+ * another reader took is no promise any more.
+ */
+static long receive_promised(struct incoming *in, unsigned events, int *empty)
+{
+	int now = weft_fd_poll_now(in->file.fd, events | POLLRDHUP);
+
+	if (now & POLLRDHUP)
+		return weft_receive(in, 0);
+	if (!(now & (int)events) || ++*empty <= EMPTY_PROMISES)
+		return -EAGAIN;
+	return weft_receive_in_kernel(in);
+}
+
 /* A blocking receive that is content with what is there (else see gather.c). */
 static long receive_blocking(struct incoming *in)
 {
 	unsigned events = in->flags & MSG_OOB ? POLLPRI : POLLIN;
 	bool known_blocking = in->tried == WEFT_TRIED_BLOCKS;
 	uint64_t deadline = 0;
+	int empty = -1; /* promises; -1: there was none yet */
 	size_t low;
 	long r;
 
@@ -129,12 +147,15 @@ static long receive_blocking(struct incoming *in)
 			if (!known_blocking)
 				weft_fd_note_again(in->file.fd, events);
 		}
+		if (r == -EAGAIN && known_blocking && empty >= 0)
+			r = receive_promised(in, events, &empty);
 		if (r != -EAGAIN || !known_blocking)
 			return r;
 		r = weft_wait_as_told(
 			&in->file, events, SO_RCVTIMEO, &deadline, WEFT_REASON_READ);
 		if (r < 0)
 			return r;
+		empty += empty < 0;
 	}
 }
 

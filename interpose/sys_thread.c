@@ -503,11 +503,16 @@ long sys_futex(struct weft_call *c)
 			return -EINVAL;
 		/* fallthrough */
 	case FUTEX_WAKE:
+		if (val == 1 && !shared && bitset == FUTEX_BITSET_MATCH_ANY &&
+			!weft_policy_by_number(c))
+			return weft_futex_wake_one(word);
 		n = weft_futex_wake(word, (int)val, bitset, shared);
 		if (shared && n < (int)val) {
 			long more = weft_sys6(
 				SYS_futex, (long)word, cmd, (long)val - n, 0, 0, bitset);
 
+			if (more > 0 && c->fiber)
+				weft_sched_woke_outside();
 			return more < 0 ? (n ? n : more) : n + more;
 		}
 		return n;

@@ -14,20 +14,25 @@
 #include "futex_impl.h"
 
 enum {
-	CROWD = 8,         /* so many wait for a mutex, */
-	CROWD_RUNS = 4,    /* who runs joins them, if not each time then nearly, … */
-	OWNER_NS = 300000, /* … and its owner runs for so long: */
-	ROOM_NS = 250000,  /* the CPU is left to others for so long, … */
-	ROOMS = 4,         /* … so often, if that run does not end, … */
-	READY_ROOMS = 8,   /* … by so many in a row for the same that is only ready */
+	CROWD = 8,            /* so many wait for a mutex, */
+	CROWD_RUNS = 4,       /* who runs joins them, if not each time then nearly, … */
+	OWNER_NS = 300000,    /* … and its owner runs for so long: */
+	ROOM_NS = 250000,     /* the CPU is left to others for so long, … */
+	ROOMS = 4,            /* … so often, if that run does not end, … */
+	ROOMS_NS = 50000000,  /* … and for so long in all; then only … */
+	ROOMS_EACH = 4,       /* … one nanosecond of so many */
 	CONVOY_NS = 10000000, /* who has waited for a free mutex for so long … */
 	CONVOY_AT_ONCE = 8,   /* … is not alone: so many more are woken */
-	VAIN = 3,             /* woken so often for nothing: goes on before its waker */
+	VAIN = 3,             /* woken so often, and back to wait each time, … */
+	VAIN_NS = 2000000,    /* … for so long: goes on before its waker, … */
+	GIVEN = 2,            /* … so often in a row */
 	PLACES = 64,          /* how far back it finds its place, and is a crowd seen */
 };
 
 static const uint64_t CONVOY_TSC = WEFT_TSC(CONVOY_NS);
 static const uint64_t OWNER_TSC = WEFT_TSC(OWNER_NS);
+static const uint64_t ROOMS_TSC = WEFT_TSC((uint64_t)ROOMS_NS * ROOMS_EACH);
+static const uint64_t VAIN_TSC = WEFT_TSC(VAIN_NS);
 
 /* ---- who comes ------------------------------------------------------------- */
 
@@ -37,10 +42,10 @@ static const uint64_t OWNER_TSC = WEFT_TSC(OWNER_NS);
  * no owner there: what is in that place is hardly ever the number of a thread, and if it
  * is, somebody waits for a millisecond.
  */
-static struct carrier *keeps_owner(const uint32_t *word, struct carrier *c)
+static struct carrier *keeps_owner(const uint32_t *word, const struct carrier *c)
 {
 	uint32_t tid;
-	struct fiber *f;
+	const struct fiber *f;
 	struct carrier *on;
 
 	if (weft_load_user(word + 2, &tid) ||
@@ -49,17 +54,18 @@ static struct carrier *keeps_owner(const uint32_t *word, struct carrier *c)
 		return NULL;
 	f = weft_fiber_by_tid((int)tid);
 	on = f ? load_relaxed(&f->carrier) : NULL;
-	if (!on || on == c || on->kind != CARRIER_FULL)
+	if (!on || on == c || on->kind != CARRIER_FULL ||
+		load_relaxed(&on->odd) & ODD_AWAY)
 		return NULL;
 	switch (load_relaxed(&f->state)) {
 	case FIBER_READY:
 		/* Where it ran last: it may have been taken elsewhere, also to c. */
-		c->rooms = c->ready_owner == f ? c->rooms + 1 : 1;
-		c->ready_owner = f;
-		return c->rooms <= READY_ROOMS ? on : NULL;
-	case FIBER_RUNNING:
-		c->ready_owner = NULL;
-		return weft_tsc() - load_relaxed(&on->run_tsc) > OWNER_TSC ? on : NULL;
+		return on;
+	case FIBER_RUNNING: /* there, or elsewhere: on a kernel thread of its own */
+		return load_relaxed(&on->current) == f &&
+				       weft_tsc() - load_relaxed(&on->run_tsc) > OWNER_TSC
+			       ? on
+			       : NULL;
 	}
 	return NULL;
 }
@@ -91,14 +97,19 @@ void weft_crowd_joined(struct futex_bucket *b, const uint32_t *word)
 		return;
 	runs = c->counters[WEFT_COUNTER_SWITCHES] - c->joined_crowd;
 	c->joined_crowd = c->counters[WEFT_COUNTER_SWITCHES];
-	if (runs <= CROWD_RUNS)
+	if (runs <= CROWD_RUNS && c->rooms_paid < weft_tsc() + ROOMS_TSC)
 		c->makes_room = keeps_owner(word, c);
 }
 
+/*
+ * Who comes back from a time-out or a signal joins as well, and the owner may wait for
+ * something that weft does not see: so there is an end to it, for the sake of those that
+ * have nothing to do with that mutex.
+ */
 void weft_crowd_make_room(struct carrier *c)
 {
 	const struct carrier *owners = c->makes_room;
-	uint64_t run = load_relaxed(&owners->run_tsc);
+	uint64_t run = load_relaxed(&owners->run_tsc), begun = weft_tsc();
 	const struct timespec room = {0, ROOM_NS};
 	const int never = 0;
 
@@ -109,6 +120,43 @@ void weft_crowd_make_room(struct carrier *c)
 			!load_relaxed(&c->sig_inbox);
 		i++)
 		weft_sys4(SYS_futex, (long)&never, FUTEX_WAIT_PRIVATE, 0, (long)&room);
+	if (c->rooms_paid < begun)
+		c->rooms_paid = begun;
+	c->rooms_paid += (weft_tsc() - begun) * ROOMS_EACH;
+}
+
+/*
+ * Somebody who takes what it gave back at once, and sleeps with it, is found with it by
+ * whomever it wakes on the same carrier, time and again: that one runs when its waker
+ * parks. Natively another CPU runs it at once, or it preempts its waker some time. So who
+ * waits for nothing else all the while, whatever kind of lock that is and however often
+ * it gives up meanwhile, goes on before its waker now and then: twice in a row, as it may
+ * be woken for a flag under a mutex that its waker still has.
+ */
+void weft_crowd_waits(struct fiber *f)
+{
+	struct futex_waiter *w = &f->fw;
+
+	if (w->park != (f->wake & ~WAKE_STATE)) {
+		w->vain = 0; /* it has waited for something else */
+		w->woken = false;
+	}
+	if (!w->vain) {
+		w->begun = weft_tsc();
+		w->given = 0;
+	}
+	w->vain += w->woken || !w->vain;
+}
+
+bool weft_crowd_gives_way(struct fiber *f)
+{
+	struct futex_waiter *w = &f->fw;
+
+	if (w->vain <= VAIN || weft_tsc() - w->begun < VAIN_TSC)
+		return false;
+	if (++w->given >= GIVEN)
+		w->vain = 0; /* anew */
+	return true;
 }
 
 /* ---- who wakes them -------------------------------------------------------- */
@@ -138,10 +186,6 @@ void weft_crowd_enqueue_again(struct futex_bucket *b, struct futex_waiter *w)
  * free whenever it was looked at, and the last of them had an answer after 3 s; the
  * others each 0.2 s.) They may find it taken: libc waits again, as for any wake-up that
  * is not for it (futex(2), "spurious"), and gets its place back.
- *
- * Somebody who takes it again at once, and sleeps with it, is always found with it by
- * whom it wakes on the same carrier. After a few times it gives way, as natively it would
- * be preempted.
  */
 int weft_crowd_wake(
 	struct futex_bucket *b, uintptr_t addr, struct fiber *first, struct fiber ***tail)
@@ -150,15 +194,8 @@ int weft_crowd_wake(
 	uint32_t word;
 	int n = 0;
 
-	if (!first || first->fw.val != 2)
-		return 0;
-	first->fw.woken = true;
-	if (now - first->fw.begun < CONVOY_TSC ||
+	if (first->fw.val != 2 || now - first->fw.since < CONVOY_TSC ||
 		weft_load_user((const uint32_t *)addr, &word) || word)
-		return 0;
-	if (first->fw.vain >= VAIN && weft_fiber_self())
-		weft_sched_let_woken();
-	if (now - first->fw.since < CONVOY_TSC)
 		return 0;
 	first->fw.early = true;
 	for (struct list *l = b->waiters.next, *next;
@@ -170,7 +207,7 @@ int weft_crowd_wake(
 			continue;
 		if (w->val != 2 || now - w->since < CONVOY_TSC)
 			break;
-		w->woken = w->early = true;
+		w->early = true;
 		n += weft_futex_take(w, tail);
 	}
 	return n;

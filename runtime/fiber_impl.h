@@ -57,12 +57,13 @@ struct futex_waiter {
 	bool pi;                     /* (b) waits for ownership, not for a wake-up */
 	uint32_t val;                /* (b) what it saw in the word */
 	uint64_t since;              /* (b) the TSC when it came here */
-	uint64_t begun; /* (b) … and when it came first, for the same mutex */
-	unsigned vain;  /* (b) how often it was woken since then, and found it taken */
-	bool woken;     /* (b) perhaps in vain … */
-	bool early;     /* (b) … after a long wait: then it keeps its place … */
-	uint32_t park;  /* (o) … if this was its fiber's last one */
-	int tid;        /* (c) of a PI waiter */
+	uint64_t begun;              /* (b) … and since when it waits like this only */
+	unsigned vain;       /* (b) how often it was woken since then, perhaps in vain */
+	unsigned given;      /* (b) how often its waker gave way to it since then */
+	bool woken;          /* (b) the last time … */
+	bool early;          /* (b) … after a long wait: then it keeps its place … */
+	uint32_t park;       /* (o) … if this was its fiber's last one */
+	int tid;             /* (c) of a PI waiter */
 	struct fiber *fiber; /* (c) or NULL */
 	int word;            /* (a) native waiters: 0 waiting, 1 woken */
 };
@@ -233,6 +234,7 @@ struct carrier {
 	int kickers, executes;  /* (a) see kick() */
 	unsigned ticks;       /* fibers taken; every so often the carrier looks outside */
 	unsigned yields;      /* yields with nobody to yield to */
+	unsigned woke;        /* wake-ups that the kernel made for its fibers */
 	int odd;              /* (a) ODD_…; 0: does its ordinary work */
 	struct fiber *held;   /* (o) pinned here, and parked */
 	unsigned answers;     /* (o) in the ring, and not yet given to the kernel … */
@@ -251,9 +253,8 @@ struct carrier {
 	uint64_t cpu_sampled_switches; /* (o) the switch counter then */
 	uint64_t sample[4];    /* (a) pc, sp, bp, bx at the last tick, for messages */
 	uint64_t joined_crowd; /* (o) SWITCHES when one last did (crowd.c) */
-	struct carrier *makes_room; /* (o) then for this one, or NULL … */
-	struct fiber *ready_owner;  /* (o) … as this one was ready there, */
-	unsigned rooms;             /* (o) … so often in a row */
+	struct carrier *makes_room; /* (o) then for this one, or NULL */
+	uint64_t rooms_paid;        /* (o) when it has made up for such pauses */
 	uint64_t backlog_tsc;       /* since when there is more work than this carrier */
 	uint64_t run_tsc;           /* (a) since when its fiber runs */
 	bool shares;            /* (a) … so long that others may have a single one */

@@ -69,8 +69,6 @@ void weft_futex_enqueue(struct futex_bucket *b, struct futex_waiter *w)
 {
 	store_relaxed(&w->bucket, b);
 	w->since = weft_tsc();
-	if (!w->vain)
-		w->begun = w->since;
 	w->woken = w->early = false;
 	list_push_back(&b->waiters, &w->link);
 }
@@ -145,12 +143,10 @@ static bool wait_commit(struct fiber *f, void *arg)
 static long wait_fiber(struct fiber *f, struct wait_arg *a, uint32_t bitset, bool shared)
 {
 	enum weft_wake how;
-	/* Woken, and back without having waited for anything else. */
-	bool vain = f->fw.woken && f->fw.addr == (uintptr_t)a->word &&
-		    f->fw.park == (f->wake & ~WAKE_STATE);
 
-	f->fw.vain = vain ? f->fw.vain + 1 : 0;
-	a->again = vain && f->fw.early;
+	weft_crowd_waits(f);
+	a->again = f->fw.woken && f->fw.early && f->fw.addr == (uintptr_t)a->word &&
+		   f->fw.park == (f->wake & ~WAKE_STATE);
 	f->fw.park = (f->wake & ~WAKE_STATE) + WAKE_PARK;
 	f->fw.addr = (uintptr_t)a->word;
 	f->fw.val = a->val;
@@ -251,6 +247,7 @@ bool weft_futex_take(struct futex_waiter *w, struct fiber ***tail)
 		bool won = weft_claim(f, WEFT_WAKE_DONE);
 
 		if (won) {
+			w->woken = true;
 			f->qnext = NULL;
 			**tail = f;
 			*tail = &f->qnext;
@@ -296,15 +293,17 @@ void weft_futex_unpark(struct fiber *f, int n)
 	weft_unpark_woken(f, (unsigned)n);
 }
 
-long weft_futex_wake(void *word, int max, uint32_t bitset, bool shared)
+static long wake(void *word, int max, uint32_t bitset, bool shared, bool libc)
 {
 	struct futex_bucket *b = weft_futex_bucket((uintptr_t)word);
 	struct fiber *woken = NULL, **tail = &woken, *self = weft_fiber_self();
 	int n, more = 0;
 
 	/* Whoever gives it back was not woken in vain. */
-	if (self && self->fw.addr == (uintptr_t)word)
+	if (self && self->fw.addr == (uintptr_t)word) {
 		self->fw.woken = false;
+		self->fw.vain = 0;
+	}
 	/*
 	 * [futex-waiters] A waiter compares the word and is enqueued under this lock. The
 	 * lock is looked at first: one that compared before the waker changed the word
@@ -320,11 +319,23 @@ long weft_futex_wake(void *word, int max, uint32_t bitset, bool shared)
 	}
 	weft_futex_lock(b);
 	n = wake_locked(b, (uintptr_t)word, max > 0 ? max : 1, bitset, shared, &tail);
-	if (max == 1 && !shared)
+	if (woken && self && weft_crowd_gives_way(woken))
+		weft_sched_let_woken();
+	if (libc && woken)
 		more = weft_crowd_wake(b, (uintptr_t)word, woken, &tail);
 	weft_unlock(&b->lock);
 	weft_futex_unpark(woken, n + more);
 	return n;
+}
+
+long weft_futex_wake(void *word, int max, uint32_t bitset, bool shared)
+{
+	return wake(word, max, bitset, shared, false);
+}
+
+long weft_futex_wake_one(void *word)
+{
+	return wake(word, 1, FUTEX_BITSET_MATCH_ANY, false, true);
 }
 
 long weft_futex_requeue(uint32_t *word, int wake, int move, uint32_t *to,
@@ -362,7 +373,6 @@ long weft_futex_requeue(uint32_t *word, int wake, int move, uint32_t *to,
 		}
 		moved++;
 		w->addr = (uintptr_t)to;
-		w->vain = 0;
 		w->val = 0; /* it is not known what it would see there */
 		if (from_b != to_b) {
 			list_remove(&w->link);

@@ -23,6 +23,11 @@ long weft_futex_wait(
 	uint32_t *word, uint32_t val, uint32_t bitset, bool shared, uint64_t deadline_ns);
 /* FUTEX_WAKE_BITSET: how many were woken. */
 long weft_futex_wake(void *word, int max, uint32_t bitset, bool shared);
+/*
+ * FUTEX_WAKE of one on a private word by libc, which neither counts whom it wakes nor
+ * minds a wake-up for nothing: where a crowd waits for a mutex, more are woken. 0 or 1.
+ */
+long weft_futex_wake_one(void *word);
 /* FUTEX_REQUEUE, or FUTEX_CMP_REQUEUE when val is given (-EAGAIN if it differs). */
 long weft_futex_requeue(uint32_t *word, int wake, int move, uint32_t *to,
 	const uint32_t *val, bool shared);

@@ -30,14 +30,16 @@ void weft_futex_withdraw(struct futex_waiter *w);
 /* The owner of a robust PI word is dead, and the word says so: the next one has it. */
 void weft_futex_pi_died(uint32_t *word);
 
-/* crowd.c (bucket lock held) */
+/* crowd.c */
+/* f, the calling one, is about to wait. */
+void weft_crowd_waits(struct fiber *f);
+/* (bucket lock held, all the others) Is who wakes f, the calling one, to go on behind it?
+ */
+bool weft_crowd_gives_way(struct fiber *f);
 /* The calling carrier's fiber has just begun to wait there for a mutex of libc's. */
 void weft_crowd_joined(struct futex_bucket *b, const uint32_t *word);
 /* As weft_futex_enqueue, of who was woken and came too late. */
 void weft_crowd_enqueue_again(struct futex_bucket *b, struct futex_waiter *w);
-/*
- * After a wake-up of one, `first` or nobody, that was not shared: how many more of those
- * who wait there have been taken.
- */
+/* libc has woken one, `first`: how many more of those who wait there have been taken. */
 int weft_crowd_wake(struct futex_bucket *b, uintptr_t addr, struct fiber *first,
 	struct fiber ***tail);

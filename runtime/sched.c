@@ -624,7 +624,7 @@ void weft_sched_init(struct carrier *c)
 	c->napped = ~0ull;
 	c->lone = NULL;
 	c->makes_room = NULL;
-	c->ready_owner = NULL;
+	c->rooms_paid = 0;
 	c->rng = (weft_rt.config.seed ? weft_rt.config.seed : 0x9e3779b97f4a7c15ull) +
 		 (c->id + 1) * 0xbf58476d1ce4e5b9ull;
 }

@@ -11,6 +11,7 @@ enum {
 	EACH_NS = 200,           /* by this, */
 	MANY = 256,              /* for each of more than these … */
 	MORE_NS = 40,            /* … by this */
+	WOKE_EACH = 4,           /* who has woken so many gives way */
 	HELD_NS = 20000,         /* for each that waits, of who may hold something, … */
 	HELD_MOST_NS = 10000000, /* … up to this, where the monitor calls anyway */
 };
@@ -180,6 +181,19 @@ void weft_sched_turn(enum weft_turn at, int fd)
 	ask_way(c);
 	if (at == WEFT_TURN_ANSWER && fd >= 0)
 		weft_follow_peer(c->current, fd);
+}
+
+/*
+ * Whom the kernel has woken runs when a carrier looks there. A fiber that takes the lock
+ * again at once, and parks with it, would be found with it each time (crowd.c).
+ */
+void weft_sched_woke_outside(void)
+{
+	struct carrier *c = weft_carrier_self();
+
+	if (++c->woke % WOKE_EACH == 0 && c->kind == CARRIER_FULL &&
+		!(c->current->flags & FIBER_PINNED))
+		ask_way(c);
 }
 
 /* Stress: now and then as if the monitor had called just when the call began. */

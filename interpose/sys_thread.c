@@ -125,6 +125,8 @@ static long make_other(struct weft_call *c, uint64_t flags, uintptr_t stack_top)
 		return clone_for_real(c, stack_top, weft_stranger());
 	}
 	if (flags & CLONE_VM) {
+		if (we_wait)
+			weft_sched_keeps_carrier();
 		weft_fiber_expect_vm_child(c->fiber, !we_wait);
 		/* posix_spawn's child asks for its mask to know what to reset. */
 		weft_signals_before_exec();
@@ -183,6 +185,7 @@ long sys_fork(struct weft_call *c)
 long sys_vfork(struct weft_call *c)
 {
 	weft_answers_give_here();
+	weft_sched_keeps_carrier();
 	weft_fiber_expect_vm_child(c->fiber, false);
 	weft_signals_before_exec();
 	return WEFT_RAW;

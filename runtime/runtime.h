@@ -182,6 +182,8 @@ enum weft_turn {
 void weft_count_first_try(enum weft_turn at, int fd);
 /* A call that may wait did not: whoever goes on like that gives way now and then. */
 void weft_sched_turn(enum weft_turn at, int fd);
+/* sched.c: the calling fiber is about to make a call that no signal ends. */
+void weft_sched_keeps_carrier(void);
 /* turn.c: the calling fiber has had the kernel wake somebody that waits for a futex. */
 void weft_sched_woke_outside(void);
 /*

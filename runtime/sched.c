@@ -17,6 +17,7 @@ enum {
 	TIMERS_MOST = 32, /* that fire at each look, less by those that are ready … */
 	TIMERS_LEAST = 8, /* … but these */
 	FOLLOW_BY = 2,    /* a queue that is longer by so many and an eighth is not */
+	FEW_WAITS = 64,   /* that are begun anew elsewhere before a call that may last */
 };
 
 /* ---- the loop -------------------------------------------------------------- */
@@ -112,6 +113,23 @@ void weft_sched_called(struct carrier *c)
 	weft_engine_evict(c);
 	if (weft_sched_queued(c) && !weft_sched_wake_one(c))
 		weft_monitor_wake();
+}
+
+/*
+ * A kick ends no wait for a vfork child, and what the child does before it executes may
+ * be somebody's here to answer for (a FIFO that it opens). Who waits in the ring waits
+ * elsewhere, where they are few: it costs each of them a turn.
+ */
+void weft_sched_keeps_carrier(void)
+{
+	struct carrier *c = weft_carrier_self();
+	unsigned waits;
+
+	if (c->kind != CARRIER_FULL)
+		return;
+	waits = weft_engine_waits(c);
+	if (waits && waits <= FEW_WAITS)
+		weft_engine_evict(c);
 }
 
 /* The fiber that kept it has left its stack: the carrier is its own master again. */

@@ -69,6 +69,17 @@ static bool believable(long mask)
 	return mask == POLLIN || mask == POLLOUT;
 }
 
+/*
+ * A signal ends a wait only where nothing is ready (fs/select.c, do_poll): what has been
+ * closed meanwhile is, and what became ready just then.
+ */
+static long last_look(struct pollfd *fds, unsigned n)
+{
+	long r = n ? weft_sys3(SYS_poll, (long)fds, n, 0) : 0;
+
+	return r ? r : -EINTR;
+}
+
 /* One descriptor: the completion is poll's answer, with no call before or after. */
 static long poll_one(struct pollfd *p, uint64_t deadline)
 {
@@ -88,7 +99,7 @@ static long poll_one(struct pollfd *p, uint64_t deadline)
 		if (weft_copy_user(&p->revents, &own.revents, sizeof own.revents))
 			return r == -EINTR ? r : -EFAULT;
 		if (r == -EINTR)
-			return r;
+			return last_look(p, 1);
 		if (own.revents)
 			return 1;
 		/* Also the last look after a time-out, and what went wrong. */
@@ -183,7 +194,9 @@ long weft_io_poll(struct pollfd *fds, unsigned n, uint64_t deadline, enum weft_t
 		if (n > WEFT_POLL_MANY || empty++ == EMPTY_PROMISES)
 			return poll_offloaded(fds, n, deadline);
 		r = wait_for_any(fds, n, deadline);
-		if (r == -EINTR || r == -EFAULT || r == -ENOMEM)
+		if (r == -EINTR)
+			return last_look(fds, n);
+		if (r == -EFAULT || r == -ENOMEM)
 			return r;
 		if (r == -ETIMEDOUT)
 			deadline = 0; /* one last look, or plain 0 */
@@ -280,6 +293,40 @@ static bool note_question(const struct select_call *s, struct question *q)
 	return true;
 }
 
+static long ask_again(const struct select_call *call, const struct question *q)
+{
+	const size_t bytes = ((size_t)call->n + 63) / 64 * sizeof **q->ask;
+
+	for (int k = 0; k < 3; k++)
+		if (call->set[k] && weft_copy_user(call->set[k], q->ask[k], bytes))
+			return -EFAULT;
+	return 0;
+}
+
+/*
+ * The kernel looks at the numbers when select begins; one that is closed while it waits
+ * is ready for everything from then on (fs/select.c, do_select).
+ */
+static long answer_of_poll(const struct select_call *call, const struct question *q)
+{
+	static const short ready[3] = {POLLIN | POLLHUP | POLLERR | POLLNVAL,
+		POLLOUT | POLLERR | POLLNVAL, POLLPRI | POLLNVAL};
+	long bits = 0;
+
+	if (weft_sys3(SYS_poll, (long)q->fds, q->count, 0) <= 0)
+		return 0;
+	for (unsigned i = 0; i < q->count; i++)
+		for (int k = 0; k < 3; k++)
+			bits += call->set[k] && in_set(q->ask[k], q->fds[i].fd) &&
+				q->fds[i].revents & ready[k];
+	for (unsigned i = 0; bits && i < q->count; i++)
+		for (int k = 0; k < 3; k++)
+			if (call->set[k] && !(q->fds[i].revents & ready[k]))
+				q->ask[k][q->fds[i].fd / 64] &=
+					~(1ul << (q->fds[i].fd % 64));
+	return bits && ask_again(call, q) ? -EFAULT : bits;
+}
+
 /*
  * select's sets are both question and answer, so the question is kept. What it
  * looks for is polled for in the ring; the answer is the kernel's own, from a
@@ -290,25 +337,28 @@ static long select_waits(
 {
 	struct select_call now = {
 		NULL, call->n, {call->set[0], call->set[1], call->set[2]}, 0};
+	bool waited = false;
+	long r = 0;
 
 	for (int empty = 0; empty <= EMPTY_PROMISES; empty++) {
-		long r = select_plain(&now);
+		bool interrupted = r == -EINTR;
 
+		r = select_plain(&now);
+		if (r == -EBADF && waited)
+			r = answer_of_poll(call, q);
+		if (!r && interrupted)
+			return ask_again(call, q) ? -EFAULT : -EINTR;
 		if (r || deadline == 0)
 			return r;
+		waited = true;
 		if (q->count)
 			r = weft_io_wait_many(
 				q->fds, q->count, deadline, WEFT_REASON_SELECT);
 		else
 			r = weft_sleep_until(deadline) == WEFT_WAKE_TIMEOUT ? -ETIMEDOUT
 									    : -EINTR;
-		for (int k = 0; k < 3; k++)
-			if (call->set[k] &&
-				weft_copy_user(call->set[k], q->ask[k],
-					((size_t)call->n + 63) / 64 * sizeof **q->ask))
-				return r == -EINTR ? r : -EFAULT;
-		if (r == -EINTR)
-			return r;
+		if (ask_again(call, q))
+			return r == -EINTR ? r : -EFAULT;
 		if (r == -ETIMEDOUT)
 			deadline = 0;
 	}

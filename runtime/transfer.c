@@ -461,6 +461,18 @@ static void tell_broken(int fd, long r, int flags)
 }
 
 /*
+ * Whoever waits for room in a UNIX socket takes the error of a peer that went away with
+ * something unread (net/core/sock.c, sock_alloc_send_pskb), before it sees that nobody
+ * listens any more; who begins to send sees that first (net/unix/af_unix.c).
+ */
+static long error_while_waiting(int fd)
+{
+	return weft_fd_int_option(fd, SO_DOMAIN, -1) == AF_UNIX
+		       ? -weft_fd_int_option(fd, SO_ERROR, 0)
+		       : 0;
+}
+
+/*
  * A blocking send or write. POLLOUT may promise what a datagram socket cannot keep
  * (a full peer that is not the connected one): after a few empty promises the
  * kernel waits instead, on a helper thread.
@@ -501,9 +513,13 @@ static long send_blocking(struct outgoing *o)
 				WEFT_REASON_WRITE);
 		if (r < 0)
 			break;
+		if (!o->timeout || r == POLLOUT)
+			continue;
 		/* With a part on its way, what went wrong is the next call's to tell. */
-		if (o->timeout && r != POLLOUT && (o->done || o->before) &&
-			weft_tcp_error_waits(o->file.fd))
+		if ((o->done || o->before) && weft_tcp_error_waits(o->file.fd))
+			break;
+		r = error_while_waiting(o->file.fd);
+		if (r)
 			break;
 	}
 	forget_vector(o);

@@ -599,7 +599,8 @@ static long accept_in_ring(struct op *op)
 			store_seq_cst(&f->io_disturbed, 0);
 			disturbed = true;
 		}
-		if (likely(!disturbed) || !weft_fd_poll_now(op->fd, POLLIN))
+		/* The number may be closed: then there is nothing to ask. */
+		if (likely(!disturbed) || !(weft_fd_poll_now(op->fd, POLLIN) & POLLIN))
 			return r;
 	} while (again);
 	pass_on(op->fd);

@@ -9,8 +9,11 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/major.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "deadline.h"
@@ -626,6 +629,21 @@ static long read_if_ready(int fd, const struct iovec *iov, int n)
 	return r;
 }
 
+/*
+ * Whoever waits for input of a pseudo-terminal whose master goes away gets EIO, and who
+ * asks afterwards the end of the file (drivers/tty/n_tty.c, n_tty_read;
+ * drivers/tty/tty_io.c, hung_up_tty_read).
+ */
+static bool lost_its_master(int fd)
+{
+	struct stat st;
+
+	return !weft_sys2(SYS_fstat, fd, &st) && S_ISCHR(st.st_mode) &&
+	       major(st.st_rdev) >= UNIX98_PTY_SLAVE_MAJOR &&
+	       major(st.st_rdev) < UNIX98_PTY_SLAVE_MAJOR + UNIX98_PTY_MAJOR_COUNT &&
+	       weft_fd_poll_now(fd, POLLIN) & POLLHUP;
+}
+
 /* read on something that is neither a socket nor a regular file. */
 static long read_special(int fd, const struct iovec *iov, int n)
 {
@@ -638,6 +656,8 @@ static long read_special(int fd, const struct iovec *iov, int n)
 		r = weft_sys6(SYS_preadv2, file.fd, (long)iov, n, -1, -1, NOWAIT);
 		if (r == -EOPNOTSUPP)
 			r = read_if_ready(file.fd, iov, n);
+		if (!r && known_blocking && lost_its_master(file.fd))
+			r = -EIO;
 		if (r != -EAGAIN)
 			break;
 		if (!known_blocking && weft_fd_nonblocking(file.fd)) {

@@ -354,14 +354,16 @@ static unsigned worth_company(const struct look *l)
  * more than there is work for: who waits behind many that block does not wait for a tick
  * for each of them. (100 threads that block at once beside 1,000 that ask and answer: for
  * 1,011 ms nobody had an answer with one newcomer for each tick, 170 with this, natively
- * 10.)
+ * 10.) Who sleeps since the last burst is woken by the same number. (100 threads that
+ * block beside nobody: the second and third time all have begun after 790 ms with one
+ * that is woken for each tick, 200 with this.)
  */
 static void compensate(const struct look *l)
 {
 	bool none = !l->running && !l->sleeping;
 	/* Not one now and then, which the kernel did not let run beside those that do. */
 	bool most = l->fresh && l->fresh >= l->running;
-	unsigned work = l->queued + l->ready, want = 0;
+	unsigned work = l->queued + l->ready, want = 0, left;
 
 	if (none || most) {
 		calm = 0;
@@ -369,18 +371,17 @@ static void compensate(const struct look *l)
 	} else if (++calm > BURST_TICKS) {
 		burst = 0;
 	}
-	if (!none && weft_sched_wake_one(NULL))
-		return;
 	if (burst > 1 && (none || most)) {
 		want = worth_company(l);
 		want = want < work ? want : work;
 	}
+	left = want ? want : 1;
+	while (left && !none && weft_sched_wake_one(NULL))
+		left--;
 	if (!want && !none && l->running + l->sleeping >= l->wanted)
 		return; /* they look now and then */
-	do
-		if (!add_one(l))
-			return;
-	while (want && --want);
+	while (left && add_one(l))
+		left--;
 }
 
 /* The youngest go; the main fiber is at home on the first. */

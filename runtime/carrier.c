@@ -24,6 +24,7 @@
 #include <time.h>
 
 #include "engine.h"
+#include "keepers.h"
 #include "signals.h"
 
 enum {
@@ -31,6 +32,7 @@ enum {
 	SCHED_STACK = 64 * 1024,
 	SIGNAL_STACK = 64 * 1024, /* room for AVX-512 and AMX frames */
 	TCB_SIZE = 1024,
+	DISPENSABLE_FROM = 4096, /* numbers of which nobody has too few */
 };
 
 /*
@@ -71,6 +73,7 @@ static void init_tcb(uintptr_t tcb)
  */
 static int move_high(int fd)
 {
+	static int last; /* (threads_lock) or the start: the next free one is below */
 	struct rlimit rl, raised;
 	long r = -EMFILE;
 
@@ -82,7 +85,11 @@ static int move_high(int fd)
 			raised.rlim_cur = rl.rlim_cur > 1 << 20 ? rl.rlim_cur : 1 << 20;
 		if (raised.rlim_cur != rl.rlim_cur)
 			weft_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, (long)&raised, 0);
-		for (long at = (long)raised.rlim_cur - 1; at > fd && at > 2; at--) {
+		long at = (long)raised.rlim_cur - 1;
+
+		if (last > fd && last < at && weft_sys3(SYS_fcntl, last, F_GETFD, 0) >= 0)
+			at = last - 1;
+		for (; at > fd && at > 2; at--) {
 			if (weft_sys3(SYS_fcntl, at, F_GETFD, 0) != -EBADF)
 				continue;
 			r = weft_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, at);
@@ -94,7 +101,8 @@ static int move_high(int fd)
 	if (weft_sys_failed(r))
 		return fd; /* better a low number than none */
 	weft_sys1(SYS_close, fd);
-	return (int)r;
+	last = (int)r;
+	return last;
 }
 
 struct carrier *weft_carrier_new(unsigned id, enum carrier_kind kind)
@@ -117,7 +125,7 @@ struct carrier *weft_carrier_new(unsigned id, enum carrier_kind kind)
 	c->self = c;
 	c->id = id;
 	c->kind = kind;
-	c->event_fd = -1;
+	c->event_fd = c->stat_fd = -1;
 	c->fs_own = (uintptr_t)c - TCB_SIZE;
 	init_tcb(c->fs_own);
 	c->sched_top = base + PAGE + SCHED_STACK;
@@ -143,6 +151,31 @@ int weft_carrier_open(struct carrier *c)
 	return 0;
 }
 
+/*
+ * Opened once and read again and again: to open it for each look would take a low number
+ * for a moment, at any time, which others see, and onto which the program may dup2 a file
+ * of its own. Where only low numbers are to be had they are the program's.
+ */
+void weft_carrier_watch(struct carrier *c)
+{
+	char path[48] = "/proc/self/task/", digits[21];
+	size_t n = sizeof "/proc/self/task/" - 1;
+	long fd;
+
+	weft_keepers_put(path, sizeof path, &n,
+		weft_format_u64(digits, (uint64_t)load_relaxed(&c->tid)));
+	weft_keepers_put(path, sizeof path - 1, &n, "/stat");
+	path[n] = 0;
+	fd = weft_sys4(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0);
+	if (weft_sys_failed(fd))
+		return;
+	fd = move_high((int)fd);
+	if (fd < DISPENSABLE_FROM)
+		weft_sys1(SYS_close, fd);
+	else
+		store_relaxed(&c->stat_fd, (int)fd);
+}
+
 bool weft_carrier_event(const struct carrier *c)
 {
 	uint64_t one = 1;
@@ -155,7 +188,9 @@ void weft_carrier_close(struct carrier *c)
 	weft_engine_close(c);
 	if (c->event_fd >= 0)
 		weft_sys1(SYS_close, c->event_fd);
-	c->event_fd = -1;
+	if (c->stat_fd >= 0)
+		weft_sys1(SYS_close, c->stat_fd);
+	c->event_fd = c->stat_fd = -1;
 }
 
 void weft_carrier_free(struct carrier *c)

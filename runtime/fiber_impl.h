@@ -274,6 +274,7 @@ struct carrier {
 	uint32_t broadcast_done; /* (o) last call made for all threads */
 	int wake_due;            /* (a) the monitor is asked to wake it */
 	int event_fd;
+	int stat_fd; /* (a) tells the monitor what its kernel thread does, or -1 */
 	uint64_t event_value;
 	int lives; /* (a) the kernel clears it when its thread is gone */
 	int tick;  /* (c) its timer, if has_tick */

@@ -45,15 +45,15 @@ static bool hex_number(const char **text, uint64_t *ret)
 	return digits != 0;
 }
 
-/* The beginning of a file of the kernel's on one of our threads, as text. 0: none. */
-static size_t read_of(int tid, const char *name, char *text, size_t size)
+/* What the kernel says of one of our threads, as text. 0: nothing. */
+static size_t read_syscall(int tid, char *text, size_t size)
 {
 	char path[48] = "/proc/self/task/", digits[21];
 	size_t n = sizeof "/proc/self/task/" - 1;
 	long fd, got;
 
 	weft_keepers_put(path, sizeof path, &n, weft_format_u64(digits, (uint64_t)tid));
-	weft_keepers_put(path, sizeof path - 1, &n, name);
+	weft_keepers_put(path, sizeof path - 1, &n, "/syscall");
 	path[n] = 0;
 	fd = weft_sys4(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0);
 	if (fd < 0)
@@ -66,13 +66,16 @@ static size_t read_of(int tid, const char *name, char *text, size_t size)
 	return (size_t)got;
 }
 
-/* "0 0x5 … 0xSP 0xPC": the last two; false when it runs, or there is no /proc. */
+/*
+ * "0 0x5 … 0xSP 0xPC": the last two; false when it runs, or there is no /proc. It takes a
+ * low number for a moment, for a few threads that are told of once in a process.
+ */
 static bool ask_kernel(int tid, struct weft_unwind_frame *f)
 {
 	char text[256];
 	uint64_t last[2] = {0, 0}, v;
 
-	if (!read_of(tid, "/syscall", text, sizeof text))
+	if (!read_syscall(tid, text, sizeof text))
 		return false;
 	for (const char *p = text; *p;) {
 		if (hex_number(&p, &v)) {
@@ -159,11 +162,13 @@ static void put_one(char *buf, size_t size, size_t *at, const struct carrier *c,
 
 static bool computes_unseen(const struct carrier *c)
 {
-	struct weft_unwind_frame f;
+	char state;
 
-	return (load_relaxed(&c->odd) & (ODD_HELD | ODD_STUCK)) == ODD_STUCK &&
-	       load_relaxed(&c->current) && c->has_tick && !load_relaxed(&c->sample[1]) &&
-	       !ask_kernel(load_relaxed(&c->tid), &f);
+	if ((load_relaxed(&c->odd) & (ODD_HELD | ODD_STUCK)) != ODD_STUCK ||
+		!load_relaxed(&c->current) || !c->has_tick || load_relaxed(&c->sample[1]))
+		return false;
+	state = weft_keepers_state(c);
+	return !state || state == 'R';
 }
 
 /* A tick is 10 ms of a kernel thread's CPU time, which takes longer on a busy machine. */
@@ -207,8 +212,11 @@ void weft_keepers_tell(char *buf, size_t size, size_t *at)
 char weft_keepers_state(const struct carrier *c)
 {
 	char text[128];
-	size_t n = read_of(load_relaxed(&c->tid), "/stat", text, sizeof text);
+	long got = weft_sys4(
+		SYS_pread64, load_relaxed(&c->stat_fd), (long)text, sizeof text - 1, 0);
+	size_t n = got > 0 ? (size_t)got : 0;
 
+	text[n] = 0;
 	/* "ID (name) D …"; a name may have anything in it, and numbers have no ')'. */
 	while (n && text[n - 1] != ')')
 		n--;

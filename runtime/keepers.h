@@ -2,6 +2,10 @@
 #pragma once
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /*
  * Appends to buf, from *at on and never beyond size, what is known of a few of the
  * fibers that keep carriers: thread, how, and the innermost frames. For the monitor
@@ -14,7 +18,11 @@ void weft_keepers_put(char *buf, size_t size, size_t *at, const char *text);
 struct carrier;
 /*
  * What its kernel thread does: 'R' runs or would like to, 'S' waits, 'D' waits for what
- * no signal ends, a lock of the kernel's or a disk … (proc_pid_stat(5)). 0 where there is
- * no /proc to tell it.
+ * no signal ends, a lock of the kernel's or a disk … (proc_pid_stat(5)). 0 where it is
+ * not known: without /proc, or where descriptors are few (weft_carrier_watch).
  */
 char weft_keepers_state(const struct carrier *c);
+
+#ifdef __cplusplus
+}
+#endif

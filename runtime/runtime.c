@@ -63,6 +63,7 @@ int weft_carrier_add(void)
 	err = weft_carrier_open(c);
 	err = err ? err : weft_carrier_spawn(c, carrier_main);
 	if (!err) {
+		weft_carrier_watch(c);
 		weft_count(c, ADDED);
 		weft_rt.carrier[n] = c;
 		store_release(&weft_rt.carriers, n + 1);
@@ -160,6 +161,7 @@ int weft_runtime_start(const struct weft_config *config, const char **ret_what)
 	if (err)
 		goto out_signals;
 	weft_carrier_enter(home);
+	weft_carrier_watch(home);
 	weft_engine_enter(home);
 	/* Carriers look at each other's queues: each is listed once it runs. */
 	store_release(&rt->carriers, 1);
@@ -169,6 +171,7 @@ int weft_runtime_start(const struct weft_config *config, const char **ret_what)
 	for (unsigned i = 1; i < n; i++) {
 		err = weft_carrier_spawn(rt->carrier[i], carrier_main);
 		if (!err) {
+			weft_carrier_watch(rt->carrier[i]);
 			store_release(&rt->carriers, i + 1);
 			continue;
 		}
@@ -280,6 +283,8 @@ void weft_runtime_forget(void)
 
 		weft_engine_forget(c);
 		weft_sys1(SYS_close, c->event_fd);
+		if (c->stat_fd >= 0)
+			weft_sys1(SYS_close, c->stat_fd);
 		rt->carrier[i] = NULL;
 	}
 	rt->carriers = 0;
@@ -310,12 +315,12 @@ void weft_runtime_forget(void)
 
 bool weft_runtime_owns_fd(int fd)
 {
-	if (!load_acquire(&weft_rt.running))
+	if (!load_acquire(&weft_rt.running) || fd < 0)
 		return false;
 	for (unsigned i = 0; i < weft_rt.carriers; i++) {
 		struct carrier *c = weft_rt.carrier[i];
 
-		if (fd == c->event_fd || fd == weft_engine_fd(c))
+		if (fd == c->event_fd || fd == weft_engine_fd(c) || fd == c->stat_fd)
 			return true;
 	}
 	return false;
@@ -325,10 +330,10 @@ int weft_runtime_move_fd(int fd)
 {
 	for (unsigned i = 0; i < weft_rt.carriers; i++) {
 		struct carrier *c = weft_rt.carrier[i];
-		bool event = fd == c->event_fd;
+		bool event = fd == c->event_fd, stat = fd == c->stat_fd;
 		long to;
 
-		if (!event && fd != weft_engine_fd(c))
+		if (!event && !stat && fd != weft_engine_fd(c))
 			continue;
 		/*
 		 * The other carrier may be inside a call with the old number: that
@@ -339,6 +344,8 @@ int weft_runtime_move_fd(int fd)
 			return (int)to;
 		if (event)
 			store_release(&c->event_fd, (int)to);
+		else if (stat)
+			store_release(&c->stat_fd, (int)to);
 		else
 			weft_engine_set_fd(c, (int)to);
 		return 0;
@@ -354,9 +361,9 @@ bool weft_runtime_fd_range(int *ret_low, int *ret_high)
 		return false;
 	for (unsigned i = 0; i < weft_rt.carriers; i++) {
 		struct carrier *c = weft_rt.carrier[i];
-		int fd[2] = {c->event_fd, weft_engine_fd(c)};
+		int fd[3] = {c->event_fd, weft_engine_fd(c), c->stat_fd};
 
-		for (int k = 0; k < 2; k++) {
+		for (int k = 0; k < (fd[2] < 0 ? 2 : 3); k++) {
 			low = low < 0 || fd[k] < low ? fd[k] : low;
 			high = fd[k] > high ? fd[k] : high;
 		}

@@ -52,6 +52,8 @@ static inline struct fiber *weft_fiber_at(uint32_t index)
 struct carrier *weft_carrier_new(unsigned id, enum carrier_kind kind);
 void weft_carrier_free(struct carrier *c);
 int weft_carrier_open(struct carrier *c); /* its engine and descriptors */
+/* Lets weft_keepers_state() tell of it; once it has a kernel thread. */
+void weft_carrier_watch(struct carrier *c);
 void weft_carrier_close(struct carrier *c);
 /* Ends its sleep. False: the calling thread does not have its descriptor. */
 bool weft_carrier_event(const struct carrier *c);

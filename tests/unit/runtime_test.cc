@@ -3,6 +3,8 @@
 
 #include <sys/resource.h>
 
+#include "runtime/keepers.h"
+
 #include <algorithm>
 #include <fstream>
 #include <map>
@@ -459,7 +461,7 @@ TEST(Descriptors, AreHighCloseOnExecAndKnown)
 		std::vector<int> fds = own_fds();
 		int low, high, fd = OK(dup(0));
 
-		EXPECT_EQ(fds.size(), 6u) << "a ring and an eventfd each";
+		EXPECT_EQ(fds.size(), 9u) << "a ring, an eventfd and its state each";
 		EXPECT_EQ(fd, lowest_free) << "the lowest numbers stay the program's";
 		close(fd);
 		for (int own : fds)
@@ -487,7 +489,7 @@ TEST(Descriptors, CanBeMovedWhileCarriersUseThem)
 			}
 			run_a_few_fibers();
 		}
-		EXPECT_EQ(own_fds().size(), 6u);
+		EXPECT_EQ(own_fds().size(), 9u);
 	});
 }
 
@@ -517,6 +519,38 @@ TEST(Descriptors, TheOldNumberOfAnEventIsTheProgramsAlone)
 		OK(fcntl(old, F_SETFL, O_NONBLOCK));
 		EXPECT_EQ(read(old, text, sizeof text), 8);
 		close(old);
+	});
+}
+
+// A number that is taken at each look would be seen by others, or be theirs.
+TEST(Descriptors, NoneIsTakenToTellWhatACarrierDoes)
+{
+	on_runtime({2}, [] {
+		struct rlimit before, none;
+
+		OK(getrlimit(RLIMIT_NOFILE, &before));
+		none = before;
+		none.rlim_cur = 0;
+		OK(setrlimit(RLIMIT_NOFILE, &none));
+		EXPECT_LT(dup(0), 0);
+		EXPECT_EQ(weft_keepers_state(weft_carrier_self()), 'R');
+		OK(setrlimit(RLIMIT_NOFILE, &before));
+	});
+}
+
+TEST(Descriptors, WhereTheyAreFewItIsNotKnownWhatACarrierDoes)
+{
+	struct rlimit few = {64, 64};
+
+	OK(setrlimit(RLIMIT_NOFILE, &few));
+	on_runtime({2}, [] {
+		int low, high;
+
+		EXPECT_EQ(own_fds().size(), 4u);
+		EXPECT_EQ(weft_keepers_state(weft_carrier_self()), 0);
+		ASSERT_TRUE(weft_runtime_fd_range(&low, &high));
+		EXPECT_EQ(low, 60);
+		EXPECT_EQ(high, 63);
 	});
 }
 

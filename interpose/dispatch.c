@@ -235,7 +235,7 @@ static void dispatch_fiber(struct weft_call *c)
 			weft_fiber_in_weft(c->fiber, false);
 			return;
 		}
-		interrupted = ret == -EINTR || ret == WEFT_RESTART_ALWAYS ||
+		interrupted = (ret == -EINTR && !c->once) || ret == WEFT_RESTART_ALWAYS ||
 			      ret == WEFT_RESTART_NEVER;
 		if (likely(!interrupted && !weft_signals_attention(c->fiber)))
 			break;

@@ -17,8 +17,9 @@ extern "C" {
 struct weft_call {
 	struct weft_regs *regs;
 	struct fiber *fiber;
-	uint64_t deadline;     /* of a relative time-out: fixed when the call began */
-	bool again;            /* the same call once more, after an interruption */
+	uint64_t deadline; /* of a relative time-out: fixed when the call began */
+	bool again;        /* the same call once more, after an interruption */
+	bool once;         /* it was made, and what it says is not to be tried again */
 	enum weft_tried tried; /* what the front door found out */
 };
 

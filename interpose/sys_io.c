@@ -13,6 +13,7 @@
 #include "../runtime/atomic.h"
 #include "../runtime/deadline.h"
 #include "../runtime/io.h"
+#include "../runtime/making.h"
 #include "../runtime/signals.h"
 #include "../runtime/sys.h"
 #include "dispatch.h"
@@ -485,30 +486,51 @@ long sys_epoll_pwait2(struct weft_call *c)
 
 /* ---- descriptors ---------------------------------------------------------- */
 
+/*
+ * A number is closed, or gets another file, while weft makes no descriptors: with `r`
+ * instead of a call, or here. (A native thread's is made by the thunk: it may be
+ * cancelled there.) An interrupted close has closed.
+ */
+static long close_it(struct weft_call *c, bool begun, long r)
+{
+	if (!begun)
+		return r;
+	if (r == WEFT_RAW)
+		r = weft_closing_call(
+			(long)c->regs->rax, (long)ARG1(c), (long)ARG2(c), (long)ARG3(c));
+	weft_closing_end();
+	c->once = true;
+	return r;
+}
+
 /* weft's own descriptors do not exist for the program, also when it closes every number.
  */
 long sys_close(struct weft_call *c)
 {
+	bool begun = weft_closing_begin();
+
 	if (weft_runtime_owns_fd((int)ARG1(c)))
-		return -EBADF;
+		return close_it(c, begun, -EBADF);
 	weft_io_closing((unsigned)ARG1(c), (unsigned)ARG1(c));
-	return WEFT_RAW;
+	return close_it(c, begun, WEFT_RAW);
 }
 
 long sys_dup2(struct weft_call *c)
 {
+	bool begun = weft_closing_begin();
+
 	if (weft_runtime_owns_fd((int)ARG1(c)))
-		return -EBADF;
+		return close_it(c, begun, -EBADF);
 	/* Natively that number is free: weft moves out of the way. */
 	if (weft_runtime_owns_fd((int)ARG2(c)) && weft_runtime_move_fd((int)ARG2(c)))
-		return -EMFILE;
+		return close_it(c, begun, -EMFILE);
 	if (ARG1(c) != ARG2(c))
 		weft_io_closing((unsigned)ARG2(c), (unsigned)ARG2(c));
-	return WEFT_RAW;
+	return close_it(c, begun, WEFT_RAW);
 }
 
 /* The range without weft's own descriptors, piece by piece. */
-long sys_close_range(struct weft_call *c)
+static long close_range_but(struct weft_call *c)
 {
 	uint64_t first = (unsigned)ARG1(c), last = (unsigned)ARG2(c);
 	int low, high;
@@ -534,10 +556,18 @@ long sys_close_range(struct weft_call *c)
 			while (end < last && end < (uint64_t)high &&
 				!weft_runtime_owns_fd((int)end + 1))
 				end++;
-		r = weft_sys3(SYS_close_range, (long)at, (long)end, (long)ARG3(c));
+		r = weft_closing_call(
+			SYS_close_range, (long)at, (long)end, (long)ARG3(c));
 		at = end + 1;
 	}
 	return r;
+}
+
+long sys_close_range(struct weft_call *c)
+{
+	bool begun = weft_closing_begin();
+
+	return close_it(c, begun, close_range_but(c));
 }
 
 /*

@@ -69,7 +69,8 @@ static void init_tcb(uintptr_t tcb)
 /*
  * Moves a descriptor to where no program looks: between the soft and the hard
  * limit when there is room (numbers there are invalid for the program), else to
- * the highest free ones. The caller is the only thread.
+ * the highest free ones. The caller is the only thread, or makes a carrier. -EBADF when
+ * it is not there any more.
  */
 static int move_high(int fd)
 {
@@ -99,7 +100,7 @@ static int move_high(int fd)
 			weft_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, (long)&rl, 0);
 	}
 	if (weft_sys_failed(r))
-		return fd; /* better a low number than none */
+		return r == -EBADF ? -EBADF : fd; /* better a low number than none */
 	weft_sys1(SYS_close, fd);
 	last = (int)r;
 	return last;
@@ -144,11 +145,13 @@ int weft_carrier_open(struct carrier *c)
 	if (err)
 		return err;
 	weft_engine_set_fd(c, move_high(weft_engine_fd(c)));
+	if (weft_engine_fd(c) < 0)
+		return -EBADF;
 	fd = weft_sys2(SYS_eventfd2, 0, EFD_CLOEXEC);
 	if (weft_sys_failed(fd))
 		return (int)fd;
 	c->event_fd = move_high((int)fd);
-	return 0;
+	return c->event_fd < 0 ? -EBADF : 0;
 }
 
 /*
@@ -170,6 +173,8 @@ void weft_carrier_watch(struct carrier *c)
 	if (weft_sys_failed(fd))
 		return;
 	fd = move_high((int)fd);
+	if (fd < 0)
+		return;
 	if (fd < DISPENSABLE_FROM)
 		weft_sys1(SYS_close, fd);
 	else
@@ -191,6 +196,12 @@ void weft_carrier_close(struct carrier *c)
 	if (c->stat_fd >= 0)
 		weft_sys1(SYS_close, c->stat_fd);
 	c->event_fd = c->stat_fd = -1;
+}
+
+void weft_carrier_disown(struct carrier *c)
+{
+	weft_engine_set_fd(c, -1);
+	store_relaxed(&c->event_fd, -1);
 }
 
 void weft_carrier_free(struct carrier *c)

@@ -263,6 +263,8 @@ struct carrier {
 	uint64_t lone_switches; /* (o) … and the switch counter then */
 	uint64_t napped;        /* (o) its own when it slept to look again */
 	uint64_t rng;
+	uint32_t closing; /* (a) odd: its fiber closes a number (making.c) */
+	bool in_close;    /* (o) … and is in the call for that */
 
 	uint64_t counters[WEFT_COUNTERS];
 	uint64_t native_calls[WEFT_SYSCALL_SLOTS];
@@ -274,6 +276,9 @@ struct carrier {
 	uint32_t broadcast_done; /* (o) last call made for all threads */
 	int wake_due;            /* (a) the monitor is asked to wake it */
 	int event_fd;
+	uint32_t closing_seen; /* (threads_lock) `closing` that was not waited for longer
+				*/
+	int began;   /* (a) of a further one: 1 when its engine is enabled, or -errno */
 	int stat_fd; /* (a) tells the monitor what its kernel thread does, or -1 */
 	uint64_t event_value;
 	int lives; /* (a) the kernel clears it when its thread is gone */

@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <time.h>
 
+#include "making.h"
 #include "sched_impl.h"
 #include "walk.h"
 
@@ -50,16 +51,20 @@ static size_t read_syscall(int tid, char *text, size_t size)
 {
 	char path[48] = "/proc/self/task/", digits[21];
 	size_t n = sizeof "/proc/self/task/" - 1;
-	long fd, got;
+	long fd, got = 0;
 
 	weft_keepers_put(path, sizeof path, &n, weft_format_u64(digits, (uint64_t)tid));
 	weft_keepers_put(path, sizeof path - 1, &n, "/syscall");
 	path[n] = 0;
+	weft_lock(&weft_rt.threads_lock);
+	weft_making_begin();
 	fd = weft_sys4(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0);
-	if (fd < 0)
-		return 0;
-	got = weft_sys3(SYS_read, fd, (long)text, (long)size - 1);
-	weft_sys1(SYS_close, fd);
+	if (fd >= 0) {
+		got = weft_sys3(SYS_read, fd, (long)text, (long)size - 1);
+		weft_sys1(SYS_close, fd);
+	}
+	weft_making_end();
+	weft_unlock(&weft_rt.threads_lock);
 	if (got <= 0)
 		return 0;
 	text[got] = 0;

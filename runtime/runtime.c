@@ -8,12 +8,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <sched.h>
 #include <sys/mman.h>
 
 #include "attributes.h"
 #include "deadline.h"
 #include "engine.h"
+#include "making.h"
 #include "signals.h"
 #include "thread_timers.h"
 #include "walk.h"
@@ -44,6 +46,42 @@ static void carrier_main(void *arg)
 	weft_sched_loop(c);
 }
 
+/* The same for one that is made later: whoever makes it hears whether it has an engine.
+ */
+static void further_main(void *arg)
+{
+	struct carrier *c = arg;
+	int err = weft_fault_hits(WEFT_FAULT_ENABLE) ? -EBADF : weft_engine_enable(c);
+
+	store_release(&c->began, err ? err : 1); /* [carrier-began] */
+	weft_sys3(SYS_futex, (long)&c->began, FUTEX_WAKE_PRIVATE, 1);
+	if (err) {
+		weft_carrier_leave(c);
+		for (;;)
+			weft_sys1(SYS_exit, 0);
+	}
+	weft_engine_enter(c);
+	weft_sched_loop(c);
+}
+
+/*
+ * Is its engine enabled? If not, somebody did something to its numbers, most of the time:
+ * whose they are now is not known, and they are not closed.
+ */
+static int await_begin(struct carrier *c)
+{
+	int began;
+
+	while (!(began = load_acquire(&c->began))) /* [carrier-began] */
+		weft_sys4(SYS_futex, (long)&c->began, FUTEX_WAIT_PRIVATE, 0, 0);
+	if (began > 0)
+		return 0;
+	weft_carrier_join(c);
+	if (began != -ENOMEM && began != -ENOSPC)
+		weft_carrier_disown(c);
+	return began;
+}
+
 /*
  * Compensation: one carrier more than there were. Runs on the monitor's thread,
  * where opening a ring and cloning may take their time.
@@ -60,17 +98,20 @@ int weft_carrier_add(void)
 	if (!c)
 		return -ENOMEM;
 	weft_lock(&weft_rt.threads_lock);
+	weft_making_begin();
 	err = weft_carrier_open(c);
-	err = err ? err : weft_carrier_spawn(c, carrier_main);
+	err = err ? err : weft_carrier_spawn(c, further_main);
+	err = err ? err : await_begin(c);
 	if (!err) {
 		weft_carrier_watch(c);
 		weft_count(c, ADDED);
 		weft_rt.carrier[n] = c;
 		store_release(&weft_rt.carriers, n + 1);
-	}
-	weft_unlock(&weft_rt.threads_lock);
-	if (err)
+	} else {
 		weft_carrier_free(c);
+	}
+	weft_making_end();
+	weft_unlock(&weft_rt.threads_lock);
 	return err;
 }
 
@@ -300,6 +341,7 @@ void weft_runtime_forget(void)
 	weft_offload_forget();
 	weft_proxy_forget();
 	weft_bound_forget();
+	weft_making_forget();
 	weft_monitor_forget();
 	weft_clocks_forget();
 	weft_signals_forget();

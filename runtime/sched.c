@@ -82,9 +82,9 @@ bool weft_sched_unseen(const struct carrier *c)
 
 /*
  * In the handler of the monitor's kick, on a carrier's signal stack, between two
- * instructions of the fiber's own code (or in a system call of its own). The ring answers
- * to this thread alone. Where it is stuck, what waits there is ended and begun anew by
- * other carriers.
+ * instructions of the fiber's own code, or in a system call of its own, as close is here:
+ * weft makes it, but it may take long. The ring answers to this thread alone. Where it is
+ * stuck, what waits there is ended and begun anew by other carriers.
  *
  * One that makes call after call of which none waits is met inside weft most of the time,
  * or always: it gives way when it leaves (weft_sched_give_way).
@@ -96,7 +96,7 @@ void weft_sched_called(struct carrier *c)
 
 	if (!f || c->kind != CARRIER_FULL || !(stuck || load_relaxed(&c->look_due)))
 		return;
-	if (load_relaxed(&f->in_weft)) {
+	if (load_relaxed(&f->in_weft) && !load_relaxed(&c->in_close)) {
 		store_relaxed(&f->give_way, GIVE_WAY);
 		return;
 	}

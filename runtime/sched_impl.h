@@ -55,6 +55,8 @@ int weft_carrier_open(struct carrier *c); /* its engine and descriptors */
 /* Lets weft_keepers_state() tell of it; once it has a kernel thread. */
 void weft_carrier_watch(struct carrier *c);
 void weft_carrier_close(struct carrier *c);
+/* Forgets the numbers of what may be the program's by now; the files stay open. */
+void weft_carrier_disown(struct carrier *c);
 /* Ends its sleep. False: the calling thread does not have its descriptor. */
 bool weft_carrier_event(const struct carrier *c);
 void weft_carrier_enter(struct carrier *c);
@@ -82,7 +84,11 @@ static inline void weft_carrier_set_fs(struct carrier *c, uintptr_t v)
 			weft_wrfsbase(v);
 	}
 }
-int weft_carrier_add(void); /* one more, on the monitor's thread */
+/*
+ * One more, on the monitor's thread or a carrier. It may fail for a moment: the program
+ * did something to the descriptors while they were made.
+ */
+int weft_carrier_add(void);
 
 /* monitor.c */
 int weft_monitor_start(void);

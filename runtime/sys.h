@@ -73,6 +73,7 @@ enum weft_fault {
 	WEFT_FAULT_IO_URING_SETUP,
 	WEFT_FAULT_IO_URING_ENTER,
 	WEFT_FAULT_CLONE,
+	WEFT_FAULT_ENABLE, /* a further carrier's engine; for unit tests */
 	WEFT_FAULT_KINDS,
 };
 void weft_fault_arm(enum weft_fault kind, unsigned nth);

@@ -52,6 +52,8 @@ const char *weft_syscall_name(unsigned nr);
 
 /* The fiber whose CPU time a clock measures: `self`, another, or NULL for no fiber's. */
 struct fiber *weft_clock_fiber(int clock, struct fiber *self);
+/* Is it the CPU time of this process? */
+bool weft_clock_is_process(int clock);
 /* clock_nanosleep on clocks that the ring's timers do not know. */
 long weft_sleep_by_cpu(struct weft_call *c);
 

@@ -402,6 +402,16 @@ struct fiber *weft_clock_fiber(int clock, struct fiber *self)
 	return tid ? weft_fiber_by_tid(tid) : self;
 }
 
+bool weft_clock_is_process(int clock)
+{
+	int pid = ~(clock >> 3);
+
+	if (clock >= 0)
+		return clock == CLOCK_PROCESS_CPUTIME_ID;
+	return !(clock & CLOCK_OF_THREAD) && (clock & CLOCK_WHAT) != CLOCK_WHAT &&
+	       (!pid || pid == (int)weft_sys0(SYS_getpid));
+}
+
 static uint64_t cpu_clock(int clock, struct fiber *f)
 {
 	uint64_t user, system;

@@ -62,6 +62,17 @@ static long target_of(const struct sigevent *ev, struct weft_timer_target *ret)
 	return ret->sig > 0 && ret->sig <= 64 ? 0 : -EINVAL;
 }
 
+/* The receiver will want to know whether it tells of CPU time. */
+static long native_timer(struct weft_call *c)
+{
+	long r = weft_call_plain(c);
+
+	if (!r)
+		weft_thread_timer_made(
+			*(const int *)ARG3(c), weft_clock_is_process((int)ARG1(c)));
+	return r;
+}
+
 long sys_timer_create(struct weft_call *c)
 {
 	const struct sigevent *ev = (const void *)ARG2(c);
@@ -74,7 +85,7 @@ long sys_timer_create(struct weft_call *c)
 		return WEFT_RAW; /* the kernel says what is wrong */
 	if (!measured && (!ev || ev->sigev_notify != SIGEV_THREAD_ID ||
 				 !weft_fiber_by_tid(ev->_sigev_un._tid)))
-		return WEFT_RAW;
+		return native_timer(c);
 	r = target_of(ev, &to);
 	if (r)
 		return r;

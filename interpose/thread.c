@@ -12,6 +12,9 @@
 #include <time.h>
 
 #include "../runtime/native.h"
+#include "../runtime/runtime.h"
+#include "../runtime/thread_timers.h"
+#include "dispatch.h"
 #include "enter.h"
 #include "real.h"
 
@@ -69,9 +72,17 @@ WEFT_EXPORT int thrd_create(thrd_t *thread, thrd_start_t start, void *arg)
 WEFT_EXPORT int timer_create(
 	clockid_t clock, struct sigevent *restrict ev, timer_t *restrict timer)
 {
-	if (ev && ev->sigev_notify == SIGEV_THREAD)
+	bool threaded = ev && ev->sigev_notify == SIGEV_THREAD;
+	int r;
+
+	if (threaded)
 		weft_activate();
-	return WEFT_REAL(timer_create)(clock, ev, timer);
+	r = WEFT_REAL(timer_create)(clock, ev, timer);
+	/* From then on it is seen at the back door; libc's handle is the kernel's id. */
+	if (!r && !threaded && !weft_runtime_running())
+		weft_thread_timer_made(
+			(int)(intptr_t)*timer, weft_clock_is_process(clock));
+	return r;
 }
 
 WEFT_EXPORT int mq_notify(mqd_t queue, const struct sigevent *ev)

@@ -181,6 +181,8 @@ struct timer_heap {
 	uint64_t first; /* (a) earliest deadline, WEFT_NO_DEADLINE when empty */
 };
 
+enum { WEFT_CPU_SLOTS = 8 }; /* signal numbers that signal_cpu.c tells apart */
+
 enum carrier_kind { CARRIER_FULL, CARRIER_HELPER, CARRIER_BOUND };
 
 /* What the monitor thinks of a carrier; see monitor.c. */
@@ -262,6 +264,8 @@ struct carrier {
 	struct carrier *lone;   /* (o) who had that, … */
 	uint64_t lone_switches; /* (o) … and the switch counter then */
 	uint64_t napped;        /* (o) its own when it slept to look again */
+	uint64_t ran, ran_at; /* (receiver) its thread's CPU clock, found moved then … */
+	uint64_t signalled[WEFT_CPU_SLOTS]; /* … and when it got such a signal last */
 	uint64_t rng;
 	uint32_t closing; /* (a) odd: its fiber closes a number (making.c) */
 	bool in_close;    /* (o) … and is in the call for that */

@@ -101,6 +101,19 @@ void weft_signals_publish(struct fiber *f)
 		weft_sig_receiver_sync();
 }
 
+/* ---- who gets one --------------------------------------------------------- */
+
+static void hand_out(int sig, const void *info)
+{
+	struct fiber *f;
+
+	if (weft_sig_serve_waiter(sig, info))
+		return;
+	f = weft_sig_computing(sig, info);
+	if (!f || weft_sig_send_fiber(f, sig, info, true) == WEFT_SIG_NATIVE)
+		weft_sig_send_any(sig, info);
+}
+
 /* ---- synchronous signals that somebody sent ------------------------------- */
 
 enum { EMPTY, FILLING, FULL };
@@ -135,8 +148,7 @@ static void take_handed_over(void)
 			continue;
 		weft_memcpy(info, h->info, INFO_SIZE);
 		store_release(&h->state, EMPTY);
-		if (!weft_sig_serve_waiter(sig, info))
-			weft_sig_send_any(sig, info);
+		hand_out(sig, info);
 	}
 }
 
@@ -168,9 +180,8 @@ static void receiver_main(void *arg)
 		store_seq_cst(&receiver_done, generation);
 		weft_sys3(SYS_futex, (long)&receiver_done, FUTEX_WAKE_PRIVATE, INT32_MAX);
 		sig = weft_sys4(SYS_rt_sigtimedwait, (long)&wait, (long)info, 0, 8);
-		if (sig > 0 && sig != KICK_EINTR &&
-			!weft_sig_serve_waiter((int)sig, info))
-			weft_sig_send_any((int)sig, info);
+		if (sig > 0 && sig != KICK_EINTR)
+			hand_out((int)sig, info);
 		if (sig == KICK_EINTR && ((siginfo_t *)info)->si_code == SI_TIMER)
 			weft_thread_timer_fired(
 				(uint64_t)((siginfo_t *)info)->si_value.sival_ptr,

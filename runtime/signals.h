@@ -4,9 +4,9 @@
  * What the kernel keeps per thread is kept per fiber here. Carriers block every
  * signal but the synchronous ones and weft's own kick. One kernel thread, the
  * receiver, takes the process-directed signals that some fiber lets in and hands
- * them to a fiber, main first as the kernel would. Signals that every fiber blocks
- * stay pending in the kernel, where sigwait, signalfd and exec find them. SIG_DFL
- * and SIG_IGN are real kernel dispositions.
+ * them to a fiber, main first as the kernel would; those of timers that measure CPU time
+ * to one that computes. Signals that every fiber blocks stay pending in the kernel, where
+ * sigwait, signalfd and exec find them. SIG_DFL and SIG_IGN are real kernel dispositions.
  *
  * A handler is ordinary code of the fiber, on the fiber's own (or alternate)
  * stack: it may park, migrate, longjmp, throw.

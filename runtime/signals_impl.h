@@ -4,6 +4,7 @@
  *   signals.c           dispositions; beginning and end
  *   signal_queue.c      pending signals: who gets one, sending, taking
  *   signal_receiver.c   the kernel thread that takes signals for fibers
+ *   signal_cpu.c        who gets the signal of a timer that measures CPU time
  *   signal_calls.c      masks, waiting for a handler, alternate stacks
  *   signal_wait.c       taking a signal instead (sigwait)
  *   signal_deliver.c    running handlers, as ordinary code of a fiber
@@ -139,6 +140,13 @@ bool weft_sig_unpublish(struct fiber *f);
  * with what came with the first, as the kernel keeps those that are pending.
  */
 void weft_sig_hand_over(int sig, const void *info);
+
+/* signal_cpu.c: on the receiver */
+/*
+ * Whom the kernel would ask first, because it computes; NULL: nobody does, or the signal
+ * is not that of a timer that measures CPU time. It may block the signal.
+ */
+struct fiber *weft_sig_computing(int sig, const void *info);
 
 /* signal_calls.c */
 void weft_sig_set_mask(struct fiber *f, uint64_t mask);

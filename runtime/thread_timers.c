@@ -29,6 +29,7 @@ enum {
 	BUCKETS = 256,
 	CHUNK = 512, /* timers made at once */
 	CHUNKS = 64,
+	NATIVE_MAX = 4096,    /* before the first thread nobody sees them deleted */
 	CARRIES_TICKETS = 32, /* the signal that the receiver always waits for */
 };
 
@@ -40,6 +41,7 @@ struct timer {
 	int overrun;         /* of the signal taken last */
 	struct weft_timer_target target;
 	int measured;     /* the fiber's id, or 0: the clock is the kernel's */
+	bool native;      /* all of it is: on the process's CPU time, which is noted */
 	uint64_t expires; /* in CPU time; 0: not armed */
 	uint64_t interval;
 	uint64_t looked, distance; /* what the clock said last, and when to look again */
@@ -50,6 +52,7 @@ static struct timer *bucket[BUCKETS];
 static struct timer *free_timers;
 static struct timer *chunks[CHUNKS];
 static unsigned chunk_count;
+static unsigned native_count;
 
 static struct timer **bucket_of(int id)
 {
@@ -107,10 +110,31 @@ static struct timer *take_free(void)
 /* (lock held) */
 static void give_back(struct timer *t)
 {
+	native_count -= t->native;
+	t->native = false;
 	t->id = -1;
 	t->generation++;
 	t->next = free_timers;
 	free_timers = t;
+}
+
+/* (lock held) */
+static void keep(struct timer *t, int id)
+{
+	t->id = id;
+	t->next = *bucket_of(id);
+	*bucket_of(id) = t;
+}
+
+/* (lock held) */
+static void drop(struct timer *t)
+{
+	struct timer **at = bucket_of(t->id);
+
+	while (*at != t)
+		at = &(*at)->next;
+	*at = t->next;
+	give_back(t);
 }
 
 static uint64_t ns_of(const struct timespec *t)
@@ -184,18 +208,48 @@ long weft_thread_timer_create(int clock, struct fiber *measured,
 		weft_unlock(&lock);
 		return r;
 	}
-	t->id = id;
 	t->overrun = 0;
 	t->target = *target;
 	if (!target->own_value)
 		t->target.value = (uint64_t)id;
 	t->measured = measured ? weft_fiber_tid(measured) : 0;
 	t->expires = t->interval = t->looked = t->distance = 0;
-	t->next = *bucket_of(id);
-	*bucket_of(id) = t;
+	keep(t, id);
 	weft_unlock(&lock);
 	*ret_id = id;
 	return 0;
+}
+
+void weft_thread_timer_made(int id, bool of_process)
+{
+	struct timer *t;
+
+	weft_lock(&lock);
+	/* Deleted before the first thread, or a parent's that had none. */
+	t = find(id);
+	if (t)
+		drop(t);
+	t = of_process && native_count < NATIVE_MAX ? take_free() : NULL;
+	if (t) {
+		native_count++;
+		t->native = true;
+		t->measured = 0;
+		keep(t, id);
+	}
+	weft_unlock(&lock);
+}
+
+int weft_thread_timer_measures(int id)
+{
+	int measured = 0;
+	struct timer *t;
+
+	weft_lock(&lock);
+	t = find(id);
+	if (t)
+		measured = t->native ? WEFT_TIMER_PROCESS : t->measured;
+	weft_unlock(&lock);
+	return measured;
 }
 
 /* (lock held) */
@@ -263,24 +317,21 @@ long weft_thread_timer_getoverrun(int id)
 
 	weft_lock(&lock);
 	t = find(id);
-	r = t ? t->overrun : WEFT_TIMER_NATIVE;
+	r = t && !t->native ? t->overrun : WEFT_TIMER_NATIVE;
 	weft_unlock(&lock);
 	return r;
 }
 
 long weft_thread_timer_delete(int id)
 {
-	struct timer *t, **at;
+	struct timer *t;
 	long r = WEFT_TIMER_NATIVE;
 
 	weft_lock(&lock);
 	t = find(id);
 	if (t) {
 		r = weft_sys1(SYS_timer_delete, id);
-		for (at = bucket_of(id); *at != t; at = &(*at)->next)
-			;
-		*at = t->next;
-		give_back(t);
+		drop(t);
 	}
 	weft_unlock(&lock);
 	return r;

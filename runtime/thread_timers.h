@@ -1,6 +1,7 @@
 /*
  * thread_timers.h - POSIX timers that the kernel cannot make because it does not know
- * fibers: those that signal one fiber, and those that measure a fiber's CPU time.
+ * fibers: those that signal one fiber, and those that measure a fiber's CPU time. Of the
+ * others it knows which ones measure the process's.
  *
  * Functions that stand for system calls return what the kernel returns.
  */
@@ -27,6 +28,12 @@ struct weft_timer_target {
 /* `measured`: the fiber whose CPU time is the clock; NULL: the kernel's `clock`. */
 long weft_thread_timer_create(int clock, struct fiber *measured,
 	const struct weft_timer_target *target, int *ret_id);
+
+/* The kernel has made timer `id` for the program; on the CPU time of this process? */
+void weft_thread_timer_made(int id, bool of_process);
+/* Whose CPU time a timer measures: a fiber's id, the process's, or 0. */
+#define WEFT_TIMER_PROCESS (-1)
+int weft_thread_timer_measures(int id);
 
 /* The rest of a timer's life; WEFT_TIMER_NATIVE: it is the kernel's own. */
 #define WEFT_TIMER_NATIVE (-4097)

@@ -45,6 +45,8 @@ TEST(Making, IsWaitedForByWhoCloses)
 		std::atomic<bool> close{false}, begun{false};
 		std::atomic<bool> made{false};
 
+		weft_lock(&weft_rt.threads_lock);
+		weft_making_begin();
 		fibers.start_on(1, [&] {
 			close = true;
 			ASSERT_TRUE(weft_closing_begin());
@@ -52,8 +54,6 @@ TEST(Making, IsWaitedForByWhoCloses)
 			begun = true;
 			weft_closing_end();
 		});
-		weft_lock(&weft_rt.threads_lock);
-		weft_making_begin();
 		spin_until([&] { return close.load(); });
 		for (uint64_t until = in_ms(20); weft_now_ns() < until;)
 			EXPECT_FALSE(begun);

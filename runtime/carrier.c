@@ -66,6 +66,35 @@ static void init_tcb(uintptr_t tcb)
 	}
 }
 
+/* The program's limit on descriptors, lifted for a moment. */
+struct lifted {
+	struct rlimit own;
+	long top; /* the limit meanwhile; 0: it could not be asked for */
+};
+
+static void lift_limit(struct lifted *l)
+{
+	struct rlimit raised;
+
+	l->top = 0;
+	if (weft_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, (long)&l->own))
+		return;
+	raised = l->own;
+	raised.rlim_cur = raised.rlim_max;
+	/* Very high limits would make the kernel grow its table a lot. */
+	if (raised.rlim_cur > 1 << 20)
+		raised.rlim_cur = l->own.rlim_cur > 1 << 20 ? l->own.rlim_cur : 1 << 20;
+	if (raised.rlim_cur != l->own.rlim_cur)
+		weft_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, (long)&raised, 0);
+	l->top = (long)raised.rlim_cur;
+}
+
+static void lower_limit(const struct lifted *l)
+{
+	if (l->top && (rlim_t)l->top != l->own.rlim_cur)
+		weft_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, (long)&l->own, 0);
+}
+
 /*
  * Moves a descriptor to where no program looks: between the soft and the hard
  * limit when there is room (numbers there are invalid for the program), else to
@@ -75,30 +104,20 @@ static void init_tcb(uintptr_t tcb)
 static int move_high(int fd)
 {
 	static int last; /* (threads_lock) or the start: the next free one is below */
-	struct rlimit rl, raised;
-	long r = -EMFILE;
+	struct lifted l;
+	long r = -EMFILE, at;
 
-	if (weft_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, (long)&rl) == 0) {
-		raised = rl;
-		raised.rlim_cur = rl.rlim_max;
-		/* Very high limits would make the kernel grow its table a lot. */
-		if (raised.rlim_cur > 1 << 20)
-			raised.rlim_cur = rl.rlim_cur > 1 << 20 ? rl.rlim_cur : 1 << 20;
-		if (raised.rlim_cur != rl.rlim_cur)
-			weft_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, (long)&raised, 0);
-		long at = (long)raised.rlim_cur - 1;
-
-		if (last > fd && last < at && weft_sys3(SYS_fcntl, last, F_GETFD, 0) >= 0)
-			at = last - 1;
-		for (; at > fd && at > 2; at--) {
-			if (weft_sys3(SYS_fcntl, at, F_GETFD, 0) != -EBADF)
-				continue;
-			r = weft_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, at);
-			break;
-		}
-		if (raised.rlim_cur != rl.rlim_cur)
-			weft_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, (long)&rl, 0);
+	lift_limit(&l);
+	at = l.top - 1;
+	if (last > fd && last < at && weft_sys3(SYS_fcntl, last, F_GETFD, 0) >= 0)
+		at = last - 1;
+	for (; at > fd && at > 2; at--) {
+		if (weft_sys3(SYS_fcntl, at, F_GETFD, 0) != -EBADF)
+			continue;
+		r = weft_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, at);
+		break;
 	}
+	lower_limit(&l);
 	if (weft_sys_failed(r))
 		return r == -EBADF ? -EBADF : fd; /* better a low number than none */
 	weft_sys1(SYS_close, fd);
@@ -137,20 +156,36 @@ struct carrier *weft_carrier_new(unsigned id, enum carrier_kind kind)
 	return c;
 }
 
+static int open_event(void)
+{
+	return (int)weft_sys2(SYS_eventfd2, 0, EFD_CLOEXEC);
+}
+
+/* Where the program's part of the table is full there is room beyond its limit. */
 int weft_carrier_open(struct carrier *c)
 {
-	long fd;
-	int err = weft_engine_open(c);
+	struct lifted l;
+	int fd, err = weft_engine_open(c);
 
+	if (err == -EMFILE) {
+		lift_limit(&l);
+		err = weft_engine_open(c);
+		lower_limit(&l);
+	}
 	if (err)
 		return err;
 	weft_engine_set_fd(c, move_high(weft_engine_fd(c)));
 	if (weft_engine_fd(c) < 0)
 		return -EBADF;
-	fd = weft_sys2(SYS_eventfd2, 0, EFD_CLOEXEC);
-	if (weft_sys_failed(fd))
-		return (int)fd;
-	c->event_fd = move_high((int)fd);
+	fd = open_event();
+	if (fd == -EMFILE) {
+		lift_limit(&l);
+		fd = open_event();
+		lower_limit(&l);
+	}
+	if (fd < 0)
+		return fd;
+	c->event_fd = move_high(fd);
 	return c->event_fd < 0 ? -EBADF : 0;
 }
 

@@ -156,33 +156,41 @@ struct carrier *weft_carrier_new(unsigned id, enum carrier_kind kind)
 	return c;
 }
 
-static int open_event(void)
+static int open_engine(struct carrier *c)
 {
+	return weft_engine_open(c);
+}
+
+static int open_event(struct carrier *c)
+{
+	(void)c;
 	return (int)weft_sys2(SYS_eventfd2, 0, EFD_CLOEXEC);
 }
 
 /* Where the program's part of the table is full there is room beyond its limit. */
-int weft_carrier_open(struct carrier *c)
+static int open_somewhere(int (*open)(struct carrier *), struct carrier *c)
 {
+	int r = open(c);
 	struct lifted l;
-	int fd, err = weft_engine_open(c);
 
-	if (err == -EMFILE) {
+	if (r == -EMFILE) {
 		lift_limit(&l);
-		err = weft_engine_open(c);
+		r = open(c);
 		lower_limit(&l);
 	}
+	return r;
+}
+
+int weft_carrier_open(struct carrier *c)
+{
+	int fd, err = open_somewhere(open_engine, c);
+
 	if (err)
 		return err;
 	weft_engine_set_fd(c, move_high(weft_engine_fd(c)));
 	if (weft_engine_fd(c) < 0)
 		return -EBADF;
-	fd = open_event();
-	if (fd == -EMFILE) {
-		lift_limit(&l);
-		fd = open_event();
-		lower_limit(&l);
-	}
+	fd = open_somewhere(open_event, c);
 	if (fd < 0)
 		return fd;
 	c->event_fd = move_high(fd);
@@ -196,15 +204,8 @@ int weft_carrier_open(struct carrier *c)
  */
 void weft_carrier_watch(struct carrier *c)
 {
-	char path[48] = "/proc/self/task/", digits[21];
-	size_t n = sizeof "/proc/self/task/" - 1;
-	long fd;
+	long fd = weft_keepers_open(load_relaxed(&c->tid), "/stat");
 
-	weft_keepers_put(path, sizeof path, &n,
-		weft_format_u64(digits, (uint64_t)load_relaxed(&c->tid)));
-	weft_keepers_put(path, sizeof path - 1, &n, "/stat");
-	path[n] = 0;
-	fd = weft_sys4(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0);
 	if (weft_sys_failed(fd))
 		return;
 	fd = move_high((int)fd);

@@ -46,19 +46,25 @@ static bool hex_number(const char **text, uint64_t *ret)
 	return digits != 0;
 }
 
-/* What the kernel says of one of our threads, as text. 0: nothing. */
-static size_t read_syscall(int tid, char *text, size_t size)
+long weft_keepers_open(int tid, const char *name)
 {
 	char path[48] = "/proc/self/task/", digits[21];
 	size_t n = sizeof "/proc/self/task/" - 1;
-	long fd, got = 0;
 
 	weft_keepers_put(path, sizeof path, &n, weft_format_u64(digits, (uint64_t)tid));
-	weft_keepers_put(path, sizeof path - 1, &n, "/syscall");
+	weft_keepers_put(path, sizeof path - 1, &n, name);
 	path[n] = 0;
+	return weft_sys4(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0);
+}
+
+/* What the kernel says of one of our threads, as text. 0: nothing. */
+static size_t read_syscall(int tid, char *text, size_t size)
+{
+	long fd, got = 0;
+
 	weft_lock(&weft_rt.threads_lock);
 	weft_making_begin();
-	fd = weft_sys4(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0);
+	fd = weft_keepers_open(tid, "/syscall");
 	if (fd >= 0) {
 		got = weft_sys3(SYS_read, fd, (long)text, (long)size - 1);
 		weft_sys1(SYS_close, fd);

@@ -15,6 +15,10 @@ void weft_keepers_tell(char *buf, size_t size, size_t *at);
 /* Appends text. */
 void weft_keepers_put(char *buf, size_t size, size_t *at, const char *text);
 
+/* A file of the kernel's on one of our threads ("/stat"), at the lowest number. Or -EXXX.
+ */
+long weft_keepers_open(int tid, const char *name);
+
 struct carrier;
 /*
  * What its kernel thread does: 'R' runs or would like to, 'S' waits, 'D' waits for what

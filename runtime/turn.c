@@ -78,20 +78,23 @@ static bool others_wait(const struct carrier *c)
 	       (first != WEFT_NO_DEADLINE && first <= weft_now_ns());
 }
 
-static void ask_way(struct carrier *c)
+static bool may_give_way(const struct carrier *c)
+{
+	return c->kind == CARRIER_FULL && !(c->current->flags & FIBER_PINNED);
+}
+
+static void ask_way(struct carrier *c, enum weft_give_way how)
 {
 	store_relaxed(&c->called, 1);
-	store_relaxed(&c->current->give_way, GIVE_WAY);
+	store_relaxed(&c->current->give_way, how);
 }
 
 void weft_sched_let_woken(void)
 {
 	struct carrier *c = weft_carrier_self();
 
-	if (c->kind != CARRIER_FULL || c->current->flags & FIBER_PINNED)
-		return;
-	store_relaxed(&c->called, 1);
-	store_relaxed(&c->current->give_way, GIVE_WAY_TO_WOKEN);
+	if (may_give_way(c))
+		ask_way(c, GIVE_WAY_TO_WOKEN);
 }
 
 /*
@@ -173,12 +176,11 @@ void weft_sched_turn(enum weft_turn at, int fd)
 	if (now - c->turn_tsc < turn_tsc(c, at))
 		return;
 	c->turn_tsc = now;
-	if (c->kind != CARRIER_FULL || c->current->flags & FIBER_PINNED ||
-		!others_wait(c))
+	if (!may_give_way(c) || !others_wait(c))
 		return;
 	if (at != WEFT_TURN_ANSWER && !used_turn(c, at))
 		return;
-	ask_way(c);
+	ask_way(c, GIVE_WAY);
 	if (at == WEFT_TURN_ANSWER && fd >= 0)
 		weft_follow_peer(c->current, fd);
 }
@@ -191,9 +193,8 @@ void weft_sched_woke_outside(void)
 {
 	struct carrier *c = weft_carrier_self();
 
-	if (++c->woke % WOKE_EACH == 0 && c->kind == CARRIER_FULL &&
-		!(c->current->flags & FIBER_PINNED))
-		ask_way(c);
+	if (++c->woke % WOKE_EACH == 0 && may_give_way(c))
+		ask_way(c, GIVE_WAY);
 }
 
 /* Stress: now and then as if the monitor had called just when the call began. */
@@ -204,7 +205,7 @@ void weft_sched_stress_call(void)
 	if (likely(!weft_rt.config.stress_shuffle) || c->kind != CARRIER_FULL ||
 		weft_random(c) % 4)
 		return;
-	ask_way(c);
+	ask_way(c, GIVE_WAY);
 }
 
 void weft_yield(void)

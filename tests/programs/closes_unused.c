@@ -6,8 +6,7 @@
  * Nothing is closed but what the thread put there, and nobody else uses that.
  */
 #include "prog.h"
-
-#include <sys/syscall.h>
+#include "raw.h"
 
 #define ROUNDS 4
 #define MORE   25
@@ -18,14 +17,9 @@ static long closed, wrong;
 static void *blocks(void *arg)
 {
 	char c;
-	long r;
 
 	__atomic_add_fetch(&begun, 1, __ATOMIC_SEQ_CST);
-	__asm__ volatile("syscall"
-			 : "=a"(r)
-			 : "a"(SYS_read), "D"(hold[0]), "S"(&c), "d"(1)
-			 : "rcx", "r11", "memory");
-	CHECK(r == 1);
+	CHECK(inline_syscall(SYS_read, hold[0], (long)&c, 1) == 1);
 	return arg;
 }
 

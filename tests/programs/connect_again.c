@@ -74,14 +74,11 @@ static pthread_t interrupted(struct attempts *a)
 
 static void *gets_through(void *arg)
 {
-	struct sockaddr_in own = {.sin_family = AF_INET};
 	struct attempts a = {.fd = OK(socket(AF_INET, SOCK_STREAM, 0))};
 	const char *third;
 	int listener, filler;
 	pthread_t t;
 
-	address = own;
-	address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	listener = listens(0);
 	filler = fills();
 	t = interrupted(&a);
@@ -142,6 +139,7 @@ int main(void)
 {
 	sig_mask(SIG_BLOCK, SIGUSR1);
 	sig_install(SIGUSR1, 0, sig_count);
+	address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	on_thread(gets_through, NULL);
 	on_thread(is_refused, NULL);
 	on_thread(times_out, NULL);

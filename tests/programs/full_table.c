@@ -3,9 +3,9 @@
  * nobody sees it than there are kernel threads: one that begins later lets them go on.
  */
 #include "prog.h"
+#include "raw.h"
 
 #include <sys/resource.h>
-#include <sys/syscall.h>
 
 enum { BLOCKED = 12 };
 
@@ -14,13 +14,8 @@ static int hold[2];
 static void *blocks(void *arg)
 {
 	char c;
-	long r;
 
-	__asm__ volatile("syscall"
-			 : "=a"(r)
-			 : "a"(SYS_read), "D"(hold[0]), "S"(&c), "d"(1)
-			 : "rcx", "r11", "memory");
-	CHECK(r == 1);
+	CHECK(inline_syscall(SYS_read, hold[0], (long)&c, 1) == 1);
 	return arg;
 }
 

@@ -3,23 +3,11 @@
  * `syscall` instructions of the program's own. The others must go on and free them.
  */
 #include "prog.h"
-
-#include <sys/syscall.h>
+#include "raw.h"
 
 #define BLOCKERS 40
 
 static int raw[2], ordinary[2];
-
-static long inline_syscall(long number, long a, long b, long c)
-{
-	long r;
-
-	__asm__ volatile("syscall"
-			 : "=a"(r)
-			 : "a"(number), "D"(a), "S"(b), "d"(c)
-			 : "rcx", "r11", "memory");
-	return r;
-}
 
 static void *blocks(void *arg)
 {

@@ -7,8 +7,7 @@
  * wait for. Three rounds, so that whoever stood in for the stuck ones is there already.
  */
 #include "prog.h"
-
-#include <sys/syscall.h>
+#include "raw.h"
 
 #define KEEPERS 10
 #define WAITERS 60
@@ -22,17 +21,6 @@ static int pairs[WAITERS][2], tell[2], listener;
 static struct sockaddr_in address;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
-
-static long inline_syscall(long number, long a, long b, long c)
-{
-	long r;
-
-	__asm__ volatile("syscall"
-			 : "=a"(r)
-			 : "a"(number), "D"(a), "S"(b), "d"(c)
-			 : "rcx", "r11", "memory");
-	return r;
-}
 
 static void *keeps(void *arg)
 {

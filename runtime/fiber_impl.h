@@ -100,6 +100,8 @@ struct fiber {
 	uint8_t heard;       /* (o) waits for a peer since it asked where that runs */
 	uint8_t returns;     /* (o) from a helper: not behind the whole queue */
 	uint8_t waited;      /* (o) in another carrier's queue: not behind this one's */
+	uint8_t answered;    /* (o) what it waits for is that its answer is given */
+	uint8_t again;       /* (o) how often it went on at once after that */
 	uint8_t firsts; /* (o) how often it went before the queue since it was in it */
 	uint8_t interruptible;    /* (o) a signal may end this park */
 	uint8_t accounted;        /* (a) its CPU time is read at every switch */

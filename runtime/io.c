@@ -116,6 +116,11 @@ void weft_io_finish(struct fiber *f, enum weft_wake how)
 		how = (enum weft_wake)f->io_how;
 	store_seq_cst(&f->io_carrier, NULL);
 	weft_park_finish(f, how);
+	if (f->answered) {
+		f->answered = 0;
+		weft_unpark_again(f);
+		return;
+	}
 	weft_unpark(f);
 }
 
@@ -186,6 +191,7 @@ static void submit(struct carrier *c, struct fiber *f, const struct op *op)
 			weft_ring_send(
 				r, op->fd, op->addr, op->count, op->flags, pack(f, 0));
 		weft_answer_queued(c);
+		f->answered = 1;
 		break;
 	case OP_ACCEPT:
 		weft_ring_accept(r, op->fd, op->addr, op->addrlen, op->flags,

@@ -88,6 +88,8 @@ struct fiber *weft_spill_take(struct carrier *c);
 void weft_spill_merge(struct carrier *c, const struct waited *w);
 /* Before the queue, some times in a row; on c's own thread. */
 void weft_ready_first(struct carrier *c, struct fiber *f);
+/* The same for one that has answered, if it may go on at once. */
+void weft_ready_again(struct carrier *c, struct fiber *f);
 /* One that has been in another's queue. */
 void weft_queue_put(struct carrier *c, struct fiber *f);
 /* Since when the oldest has been in a queue, about: of the TSC; UINT64_MAX if there is

@@ -531,7 +531,9 @@ static bool follow(struct carrier *c, struct fiber *f)
 	return true;
 }
 
-static void unpark(struct fiber *f, bool first)
+enum place { LAST, FIRST, AGAIN };
+
+static void unpark(struct fiber *f, enum place place)
 {
 	struct carrier *c = (struct carrier *)weft_rdgsbase();
 
@@ -564,11 +566,13 @@ static void unpark(struct fiber *f, bool first)
 			return;
 		}
 	}
-	if (unlikely(f->follows) && !first && follow(c, f))
+	if (unlikely(f->follows) && place != FIRST && follow(c, f))
 		return;
 	if (likely(c && c->kind == CARRIER_FULL)) {
-		if (first && c->current)
+		if (place == FIRST && c->current)
 			weft_ready_first(c, f);
+		else if (place == AGAIN)
+			weft_ready_again(c, f);
 		else
 			weft_sched_ready(c, f);
 		if (others_could_help() && c->current && weft_balance_computes(c))
@@ -582,7 +586,12 @@ static void unpark(struct fiber *f, bool first)
 
 void weft_unpark(struct fiber *f)
 {
-	unpark(f, false);
+	unpark(f, LAST);
+}
+
+void weft_unpark_again(struct fiber *f)
+{
+	unpark(f, AGAIN);
 }
 
 void weft_unpark_woken(struct fiber *f, unsigned n)
@@ -593,7 +602,7 @@ void weft_unpark_woken(struct fiber *f, unsigned n)
 	while (f) {
 		struct fiber *next = f->qnext;
 
-		unpark(f, first);
+		unpark(f, first ? FIRST : LAST);
 		f = next;
 	}
 }
@@ -603,7 +612,7 @@ void weft_unpark_behind(struct fiber *f)
 	struct carrier *c = (struct carrier *)weft_rdgsbase();
 
 	if (unlikely(f->flags & FIBER_MAIN) || weft_rt.config.stress_migrate)
-		unpark(f, false);
+		unpark(f, LAST);
 	else
 		weft_ready_first(c, f);
 }

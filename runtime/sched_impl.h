@@ -121,6 +121,7 @@ bool weft_sched_unseen(const struct carrier *c); /* ready, and c does not know *
 /* c hands all it has to others, and is given nothing from then on. False: it cannot. */
 bool weft_sched_retire(struct carrier *c);
 void weft_park_finish(struct fiber *f, enum weft_wake how);
+void weft_unpark_again(struct fiber *f); /* its answer was given */
 
 /* queue.c */
 void weft_sched_ready(struct carrier *c, struct fiber *f); /* on c's own thread */

@@ -236,6 +236,54 @@ TEST(Answers, AreGivenBeforeTheProcessEnds)
 	});
 }
 
+// By how many answers one fiber was ahead of another, of `n` that give `each` on one
+// carrier. The first one computes for a while before that.
+int most_ahead(size_t n, int each, uint64_t compute_ms = 0)
+{
+	std::vector<Pair> pairs(n);
+	std::vector<int> answered(n);
+	Fibers fibers;
+	int most = 0;
+
+	fibers.start([&] {
+		for (uint64_t end = in_ms(compute_ms); weft_now_ns() < end;)
+			;
+	});
+	for (size_t k = 0; k < n; k++)
+		fibers.start([&, k] {
+			take(pairs[k].in());
+			for (int i = 0; i < each; i++) {
+				answered[k]++;
+				most = std::max(most,
+					answered[k] - *std::min_element(answered.begin(),
+							      answered.end()));
+				EXPECT_EQ(answer(pairs[k].in()), 1);
+			}
+		});
+	fibers.join();
+	return most;
+}
+
+TEST(Answers, LetTheirFibersGoOnInALongQueue)
+{
+	on_runtime({1}, [] {
+		int ahead = most_ahead(400, 12);
+
+		EXPECT_GE(ahead, 2);
+		EXPECT_LE(ahead, 4) << "three for each time in the queue";
+	});
+}
+
+TEST(Answers, TakeTurnsInAShortQueue)
+{
+	on_runtime({1}, [] { EXPECT_EQ(most_ahead(40, 12), 1); });
+}
+
+TEST(Answers, TakeTurnsWhereTheOldestHaveWaitedForLong)
+{
+	on_runtime({1}, [] { EXPECT_EQ(most_ahead(400, 2, 400), 1); });
+}
+
 // A log's socket, under a lock: whoever holds that would come back behind all others.
 TEST(Answers, OfManyOnTheSameSocketAreGivenAlone)
 {

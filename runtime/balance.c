@@ -149,7 +149,7 @@ void weft_balance_level(struct carrier *c)
 	struct carrier *fullest = NULL, *slowest = NULL;
 	struct waited waited = {0};
 
-	if (weft_rt.cpus < 2)
+	if (weft_rt.cpus < 2 || load_relaxed(&weft_rt.express) == c)
 		return;
 	for (unsigned i = 0; i < n; i++) {
 		struct carrier *v = weft_rt.carrier[i];
@@ -229,6 +229,18 @@ static bool keeps_one(struct carrier *c, struct carrier *v, struct carrier *befo
 	return false;
 }
 
+/* The carrier that is for those that do not compute has no use for others, and keeps
+ * its own for as long as it serves them as they come. */
+static bool passes_by(const struct carrier *c, const struct carrier *v)
+{
+	const struct carrier *express = load_relaxed(&weft_rt.express);
+
+	if (likely(!express))
+		return false;
+	return c == express ? !weft_express_wanted(v)
+			    : v == express && longest_wait(v, weft_tsc()) < WEFT_LONG_TSC;
+}
+
 struct fiber *weft_balance_steal(struct carrier *c)
 {
 	unsigned n = load_acquire(&weft_rt.carriers), start;
@@ -242,14 +254,16 @@ struct fiber *weft_balance_steal(struct carrier *c)
 		struct carrier *v = weft_rt.carrier[(start + i) % n];
 		bool kept = false;
 
-		if (v == c || !weft_sched_queued(v))
+		if (v == c || !weft_sched_queued(v) || passes_by(c, v))
 			continue;
 		if (ready_on(v) < 2) {
 			kept = v->kind == CARRIER_FULL && keeps_one(c, v, before);
 			if (!kept)
 				continue;
 		}
-		struct fiber *f = steal_from(c, v, kept);
+		struct fiber *f = load_relaxed(&weft_rt.express) == c
+					  ? weft_express_steal(c, v)
+					  : steal_from(c, v, kept);
 
 		if (f)
 			return f;
@@ -261,16 +275,26 @@ struct fiber *weft_balance_steal(struct carrier *c)
 	return NULL;
 }
 
-/* Wakes a sleeping carrier; false when none sleeps. */
+static bool can_be_woken(const struct carrier *v)
+{
+	return load_relaxed(&v->sleeping) &&
+	       !(load_relaxed(&v->odd) & (ODD_AWAY | ODD_RETIRING));
+}
+
 bool weft_sched_wake_one(const struct carrier *c)
 {
+	struct carrier *express = load_relaxed(&weft_rt.express);
 	unsigned n = load_acquire(&weft_rt.carriers);
 
+	if (unlikely(express) && express != c && can_be_woken(express) &&
+		(!c || weft_express_wanted(c))) {
+		weft_carrier_wake(express);
+		return true;
+	}
 	for (unsigned i = 0; i < n; i++) {
 		struct carrier *v = weft_rt.carrier[i];
 
-		if (v != c && load_relaxed(&v->sleeping) &&
-			!(load_relaxed(&v->odd) & (ODD_AWAY | ODD_RETIRING))) {
+		if (v != c && v != express && can_be_woken(v)) {
 			weft_carrier_wake(v);
 			return true;
 		}

@@ -159,6 +159,7 @@ static void reset(struct fiber *f, uintptr_t fs_base)
 	f->robust_len = 0;
 	f->start_routine = 0;
 	f->ran = 0;
+	f->computed_tsc = 0;
 	weft_memset(f->name, 0, sizeof f->name);
 	weft_attributes_drop(f);
 	weft_cpu_reset(f);

@@ -150,6 +150,7 @@ struct fiber {
 	uint32_t generation; /* (t) */
 	uint64_t ready_tsc;  /* (a) since when it is in a queue, about */
 	uint64_t ran; /* (a) TSC ticks of its last long run, halved by each since */
+	uint64_t computed_tsc; /* (a) when the monitor saw it compute, or 0 */
 	uint64_t start_routine;
 	char name[16];
 	struct weft_attributes *attributes; /* (attributes lock) NULL: as its carrier */
@@ -249,9 +250,10 @@ struct carrier {
 	int called;   /* (a) others wait: the monitor kicks it, or a long turn ends */
 	int look_due; /* (a) … kicks it to look, though it is not stuck */
 	uint64_t seen_switches; /* (monitor) the switch counter at its last look */
+	uint64_t seen_long;     /* (monitor) long_tsc then */
 	uint64_t seen_cpu;      /* (monitor) its thread's CPU clock then, or 0 */
-	uint64_t glanced_switches, glanced_cpu; /* (monitor) at its last glance */
-	uint64_t stuck_since;                   /* (timers.lock) */
+	uint64_t glanced_at, glanced_cpu; /* (monitor) at its last glance */
+	uint64_t stuck_since;             /* (timers.lock) */
 	uint64_t stuck_cpu;      /* (monitor) its kernel thread's CPU clock then */
 	uint64_t cpu_sampled_at; /* (o) its kernel thread's CPU clock at the last tick */
 	uint64_t cpu_sampled_switches; /* (o) the switch counter then */
@@ -260,6 +262,7 @@ struct carrier {
 	struct carrier *makes_room; /* (o) then for this one, or NULL */
 	uint64_t rooms_paid;        /* (o) when it has made up for such pauses */
 	uint64_t backlog_tsc;       /* since when there is more work than this carrier */
+	uint64_t long_tsc;          /* (a) the sum of its fibers' long runs */
 	uint64_t run_tsc;           /* (a) since when its fiber runs */
 	bool shares;            /* (a) … so long that others may have a single one */
 	bool slow;              /* (a) its fibers compute, as the monitor found */

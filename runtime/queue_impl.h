@@ -133,6 +133,17 @@ void weft_balance_share(struct carrier *c, struct fiber *f);
  */
 void weft_balance_watch(struct carrier *c);
 
+/* ---- express.c -------------------------------------------------------------- */
+
+/* f is not for c, as it computes and c is for those that do not: somebody else has it. */
+bool weft_express_hands_on(struct carrier *c, struct fiber *f);
+/* The same, for whom a fiber that computes has woken on c. */
+bool weft_express_takes(struct carrier *c, struct fiber *f);
+/* Is somebody ready on v whom that carrier would run? */
+bool weft_express_wanted(const struct carrier *v);
+/* c is that carrier: one of v that does not compute, or NULL. */
+struct fiber *weft_express_steal(struct carrier *c, struct carrier *v);
+
 /* ---- sched.c --------------------------------------------------------------- */
 
 /* What others, the kernel and the clock have for c, and what other carriers need. */

@@ -213,6 +213,7 @@ static void idle(struct carrier *c)
 		deadline = again < deadline ? again : deadline;
 	}
 	if (!load_seq_cst(&c->inbox) && !load_seq_cst(&c->sig_inbox) &&
+		!load_seq_cst(&c->spill_count) && /* [spill-sleep] */
 		!(load_seq_cst(&c->odd) & ODD_RETIRING) &&
 		pooled == ((load_seq_cst(&c->odd) & ODD_RETIRED) != 0)) {
 		weft_count(c, SLEEPS);
@@ -339,11 +340,17 @@ static struct fiber *take_next(struct carrier *c)
 
 static struct fiber *next_fiber(struct carrier *c)
 {
-	struct fiber *f = take_next(c);
+	for (;;) {
+		struct fiber *f = take_next(c);
 
-	if (unlikely(load_relaxed(&f->ran) > WEFT_LONG_TSC) && c->kind == CARRIER_FULL)
-		before_long_run(c, f);
-	return f;
+		if (likely(load_relaxed(&f->ran) <= WEFT_LONG_TSC) ||
+			c->kind != CARRIER_FULL)
+			return f;
+		if (likely(!weft_express_hands_on(c, f))) {
+			before_long_run(c, f);
+			return f;
+		}
+	}
 }
 
 /* The fiber has left its stack; only now may others find it. False: run it on. */
@@ -381,6 +388,8 @@ static void run_ended(struct carrier *c, struct fiber *f)
 
 	store_relaxed(&f->ran, ran > f->ran / 2 ? ran : f->ran / 2);
 	store_relaxed(&c->run_tsc, now);
+	if (unlikely(ran > WEFT_LONG_TSC))
+		store_relaxed(&c->long_tsc, c->long_tsc + ran);
 	if (unlikely(c->shares))
 		store_relaxed(&c->shares, false);
 }
@@ -569,6 +578,9 @@ static void unpark(struct fiber *f, enum place place)
 	if (unlikely(f->follows) && place != FIRST && follow(c, f))
 		return;
 	if (likely(c && c->kind == CARRIER_FULL)) {
+		if (unlikely(load_relaxed(&weft_rt.express)) && c->current &&
+			weft_express_takes(c, f))
+			return;
 		if (place == FIRST && c->current)
 			weft_ready_first(c, f);
 		else if (place == AGAIN)

@@ -23,6 +23,7 @@ struct runtime {
 	unsigned carriers;                           /* (a) grows */
 	struct carrier *carrier[WEFT_CARRIER_TABLE]; /* (c) */
 	unsigned target;                             /* (c) how many are to run fibers */
+	struct carrier *express;       /* (a) for those that do not compute, or NULL */
 	unsigned sleepers;             /* (a) carriers asleep, not in the pool */
 	unsigned stuck;                /* (a) how many are, at the monitor's last look */
 	struct weft_lock threads_lock; /* while a kernel thread is made and listed */
@@ -136,8 +137,14 @@ struct fiber *weft_sched_take_bound(struct carrier *c);
 /* From the monitor: what was given to a bound carrier just when it became one. */
 void weft_sched_rescue(struct carrier *c);
 
-/* balance.c: wakes a sleeping carrier; false when none sleeps. */
-bool weft_sched_wake_one(const struct carrier *but);
+/* balance.c: wakes a sleeping carrier for what is ready on c, or, if that is NULL, on
+ * any; false when none sleeps that would run it. */
+bool weft_sched_wake_one(const struct carrier *c);
+
+/* express.c, from the monitor: c's fiber computes; others wait for such; none does. */
+void weft_express_saw(struct carrier *c);
+void weft_express_open(void);
+void weft_express_close(void);
 
 /* crowd.c: leaves the CPU to others, before another request is begun. */
 void weft_crowd_make_room(struct carrier *c);

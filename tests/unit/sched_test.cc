@@ -1474,6 +1474,74 @@ TEST(Bursts, ASingleOneWhomItWokeIsSeenOnOneCpuToo)
 	});
 }
 
+bool on_express()
+{
+	return weft_fiber_self()->carrier == load_relaxed(&weft_rt.express);
+}
+
+// More that compute than CPUs, for 5 ms at a time, and wait for those that do not. These
+// end up on a carrier that is kept free for them, and whom they wake there is given away.
+void others_have_a_carrier_of_their_own()
+{
+	on_runtime({2, false, false, false, true}, [] {
+		enum { N = 4, WINDOW = 200 };
+		const uint64_t give_up = in_ms(20000);
+		Fibers fibers;
+		uint32_t word[N] = {};
+		std::atomic<bool> stop{false};
+		std::atomic<unsigned> there{0}, elsewhere{0}, in_the_way{0};
+		bool seen = false;
+
+		for (auto &w : word)
+			fibers.start([&] {
+				while (!stop) {
+					wait_on(w);
+					in_the_way += on_express();
+					OwnCode here;
+					compute(5000000);
+				}
+			});
+		for (auto &w : word)
+			fibers.start([&] {
+				while (!stop) {
+					weft_sleep_until(in_ms(1));
+					(on_express() ? there : elsewhere)++;
+					wake_one(w);
+				}
+			});
+		while (!seen && weft_now_ns() < give_up) {
+			uint64_t given = counted(WEFT_COUNTER_HANDED_ON);
+
+			there = elsewhere = in_the_way = 0;
+			while (there + elsewhere < WINDOW && weft_now_ns() < give_up)
+				weft_sleep_until(in_ms(10));
+			seen = there >= 9 * elsewhere && !in_the_way &&
+			       counted(WEFT_COUNTER_HANDED_ON) >= given + N;
+		}
+		stop = true;
+		while (weft_fibers_alive() > 1) {
+			for (auto &w : word)
+				wake_one(w);
+			weft_sleep_until(in_ms(1));
+		}
+		fibers.join();
+		EXPECT_TRUE(seen) << there << " there, " << elsewhere << " elsewhere, "
+				  << in_the_way << " in the way";
+	});
+}
+
+TEST(Bursts, TheOthersHaveACarrierOfTheirOwn)
+{
+	others_have_a_carrier_of_their_own();
+}
+
+TEST(Bursts, TheOthersHaveACarrierOfTheirOwnOnOneCpuToo)
+{
+	OneCpu here;
+
+	others_have_a_carrier_of_their_own();
+}
+
 // One for each tick would take 640 ms, however quiet the machine is. The pool is empty
 // each time: who has gone there is not there at once either.
 TEST(Bursts, ManyThatBlockAtOnceAreMadeUpForAtOnce)

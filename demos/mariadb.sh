@@ -19,14 +19,15 @@ cost.
   --clients "N..."  how many connections ("16 128 1024 4096")
   --tests "T..."    sysbench's scripts ("oltp_point_select")
   --idle N          idle connections (5000)
-  --seconds S       of each run (10)
+  --seconds S       of each run (10; 40 with more than 2,000 clients)
   --repeat R        rounds (3)
   --quick           "16 128", one round of one second, 500 idle ones
   --build-dir DIR   use what is built there; install and build nothing
   -h                this text
 
 Runs of seconds only measure how sysbench begins and ends: of 4,096 connections
-the last requests alone are one in a hundred of the first 13 seconds.
+the last requests alone are one in a hundred of the first 13 seconds. So runs
+with thousands are longer.
 
 KiB each is what the machine had less of (MemAvailable), both ends of the
 connection included; RSS is the server's. Compare within one table only.
@@ -36,7 +37,7 @@ END
 clients=(16 128 1024 4096)
 tests=(oltp_point_select)
 idle=5000
-seconds=10
+seconds=
 rounds=3
 build_dir=
 while [ $# -gt 0 ]; do
@@ -64,7 +65,7 @@ while [ $# -gt 0 ]; do
 	esac
 	shift
 done
-for number in "${clients[@]}" "$idle" "$seconds" "$rounds"; do
+for number in "${clients[@]}" "$idle" "${seconds:-1}" "$rounds"; do
 	[[ $number =~ ^[1-9][0-9]*$ ]] || fail "$number is not a number"
 done
 PATH=$PATH:/usr/sbin:/sbin
@@ -139,6 +140,7 @@ kernel_threads() {
 # run_load MODE TEST CLIENTS ROUND
 run_load() {
 	local mode=$1 test=$2 n=$3 log=$work/$1-$2-$3-$4.txt
+	local seconds=${seconds:-$((n > 2000 ? 40 : 10))}
 	local pid=${server_pid[$1]} before threads
 	before=$(cpu_us "$pid")
 	launch "$log" "${bench[@]}" --mysql-port="${server_port[$mode]}" "$test" \

@@ -275,12 +275,24 @@ void weft_fs_settle(void)
 	c->fs_on_loan = false;
 }
 
+/*
+ * A fiber that loses it for the second time runs for long: the kernel is told, until
+ * another one runs here. Under strace(1) it would never go on, as the kernel switches
+ * threads at the end of each signal handler.
+ */
 bool weft_fs_found(void)
 {
 	struct carrier *c = (struct carrier *)weft_rdgsbase();
+	uint64_t run;
 
 	if (!weft_fs_is_lost() || !c)
 		return false;
+	run = c->counters[WEFT_COUNTER_SWITCHES];
+	if (c->fs_lost_in == run && c->fs_on_loan) {
+		weft_fs_settle();
+		return true;
+	}
+	c->fs_lost_in = run;
 	weft_fs_write(c->fs_loaded);
 	return true;
 }

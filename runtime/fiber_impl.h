@@ -207,6 +207,7 @@ struct carrier {
 	void *sched_sp;
 	uintptr_t fs_loaded; /* what FS base holds now, or will when it is used next */
 	uintptr_t fs_own;    /* a thread control block of its own */
+	uint64_t fs_lost_in; /* (o) SWITCHES when it was lost last */
 	bool fs_on_loan;     /* (o) the kernel knows WEFT_FS_LOST instead */
 
 	bool (*commit)(struct fiber *, void *);

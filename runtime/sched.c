@@ -660,7 +660,7 @@ void weft_sched_init(struct carrier *c)
 	c->answers = 0;
 	c->run_tsc = weft_tsc();
 	c->shares = c->slow = false;
-	c->napped = ~0ull;
+	c->napped = c->fs_lost_in = ~0ull;
 	c->lone = NULL;
 	c->makes_room = NULL;
 	c->rooms_paid = 0;

@@ -41,10 +41,25 @@ void on_loan(Config config, const std::function<void()> &body)
 	});
 }
 
+bool is_on_loan()
+{
+	return weft_carrier_self()->fs_on_loan;
+}
+
+void lose_once()
+{
+	if (is_on_loan())
+		weft_fs_write(WEFT_FS_LOST);
+}
+
+// As often as it is called: also of whom the kernel has been told about meanwhile.
 void lose()
 {
-	if (weft_carrier_self()->fs_on_loan)
-		weft_fs_write(WEFT_FS_LOST);
+	struct carrier *c = weft_carrier_self();
+
+	if (!c->fs_on_loan && c->fs_lost_in == c->counters[WEFT_COUNTER_SWITCHES])
+		weft_carrier_set_fs_slow(c, c->fs_loaded);
+	lose_once();
 }
 
 thread_local uint64_t own[3];
@@ -92,6 +107,37 @@ TEST(Loan, WhatIsLostIsFound)
 {
 	fibers_keep_what_is_theirs({1});
 	fibers_keep_what_is_theirs({3});
+}
+
+// The kernel is told of one that loses it again and again, until another one runs.
+TEST(Loan, WhoLosesItTwiceInARunHasIt)
+{
+	on_loan({1}, [] {
+		Fibers fibers;
+
+		for (uint64_t i = 0; i < 2; i++)
+			fibers.start([i] {
+				own[0] = i;
+				for (int k = 0; k < 100; k++) {
+					const struct timespec us = {0, 1000};
+
+					weft_yield();
+					EXPECT_TRUE(is_on_loan());
+					lose_once();
+					EXPECT_EQ(own[0], i);
+					EXPECT_TRUE(is_on_loan());
+					lose_once();
+					EXPECT_EQ(own[0], i);
+					EXPECT_FALSE(is_on_loan());
+					weft_sys2(SYS_nanosleep, &us, 0);
+					EXPECT_NE(
+						weft_fs_read(), (uintptr_t)WEFT_FS_LOST);
+					EXPECT_EQ(own[0], i);
+				}
+			});
+		fibers.join();
+		EXPECT_LE(counted(WEFT_COUNTER_FS_FAULTS), 2u * 2 * 100 + 10);
+	});
 }
 
 // vm.mmap_min_addr may be that of the second page: then it is any program's.

@@ -199,16 +199,19 @@ bool weft_sig_inbox_drain(struct carrier *c)
 
 /* ---- bound carriers; see bind.c -------------------------------------------- */
 
-/* What is others' in the inbox goes to them; its own fiber, if it is there, is returned.
- */
+/* What is others' in the inbox, or in the queue of one that has just become bound
+ * (express.c), goes to them; its own fiber, if it is there, is returned. */
 static struct fiber *hand_on(struct carrier *c)
 {
-	struct fiber *found = NULL;
+	struct fiber *found = NULL, *f;
 
 	weft_sig_inbox_drain(c);
+	while ((f = weft_spill_take(c)))
+		weft_sched_post(c, f);
 	if (!load_seq_cst(&c->inbox))
 		return NULL;
-	for (struct fiber *f = inbox_take(c), *next; f; f = next) {
+	f = inbox_take(c);
+	for (struct fiber *next; f; f = next) {
 		next = f->qnext;
 		if (f == c->bound)
 			found = f;

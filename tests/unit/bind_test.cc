@@ -3,6 +3,10 @@
 
 #include "runtime/bind.h"
 
+extern "C" {
+#include "runtime/queue_impl.h"
+}
+
 namespace
 {
 
@@ -118,6 +122,33 @@ TEST(Bind, TheMainFiberGetsTheFirstThreadAndHandsOverWhatWasThere)
 		EXPECT_EQ(kernel_tid(), getpid());
 		fibers.start([] { EXPECT_NE(kernel_tid(), getpid()); });
 		fibers.join();
+	});
+}
+
+// express.c puts fibers into the queue of a carrier that may become bound just then.
+TEST(Bind, WhatComesIntoTheQueueAfterwardsIsHandedOver)
+{
+	on_runtime({2}, [] {
+		Fibers fibers;
+		std::atomic<int> ran{0};
+		auto into_queue = [](struct fiber *f, void *home) {
+			auto *c = (struct carrier *)home;
+
+			store_relaxed(&f->state, FIBER_READY);
+			weft_spill_push(c, f);
+			weft_carrier_wake(c);
+			return true;
+		};
+
+		ASSERT_EQ(weft_fiber_bind(WEFT_BIND_OTHER), 0);
+		for (int i = 0; i < 5; i++)
+			fibers.start([&] {
+				weft_park(WEFT_REASON_YIELD, into_queue,
+					weft_rt.carrier[0]);
+				ran++;
+			});
+		fibers.join();
+		EXPECT_EQ(ran, 5);
 	});
 }
 

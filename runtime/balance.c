@@ -237,9 +237,10 @@ static bool passes_by(const struct carrier *c, const struct carrier *v)
 
 	if (likely(!express))
 		return false;
-	return c == express ? !weft_express_wanted(v)
-			    : v == express && ready_on(v) > 1 &&
-				      longest_wait(v, weft_tsc()) < WEFT_LONG_TSC;
+	return c == express
+		       ? !weft_express_wanted(v)
+		       : v == express && ready_on(v) > 1 && !weft_balance_computes(v) &&
+				 longest_wait(v, weft_tsc()) < WEFT_LONG_TSC;
 }
 
 struct fiber *weft_balance_steal(struct carrier *c)

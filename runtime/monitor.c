@@ -64,6 +64,7 @@ enum {
 	BURST_TICKS = 3,      /* without a newcomer that got stuck before that is over */
 	RETIRING_SHARE = 8,   /* of a surplus: one in so many goes at once */
 	HOGS_LOOKED_AT = 256, /* stuck ones whose CPU clock is read; each a system call */
+	EXEC_NS = 1000000000,
 	MONITOR_ID = 2001,
 };
 
@@ -252,6 +253,24 @@ static void say_cap(const struct look *l, bool lifted)
 	weft_log_text(buf, at);
 }
 
+/*
+ * The next tick tries again. While a thread of the process is in execve, which may fail,
+ * there are no new ones (EAGAIN: fs->in_exec, kernel/fork.c); one that fails again and
+ * again is met by several in a row.
+ */
+static bool has_failed_for_long(int err)
+{
+	static uint64_t since, last_time;
+	uint64_t now = weft_now_ns();
+
+	if (now - last_time > EXEC_NS)
+		failures = 0;
+	last_time = now;
+	if (!failures++)
+		since = now;
+	return failures > 1 && (err != -EAGAIN || now - since > EXEC_NS);
+}
+
 /* One carrier more that runs fibers. False when there is none to be had. */
 static bool add_one(const struct look *l)
 {
@@ -274,8 +293,7 @@ static bool add_one(const struct look *l)
 		weft_count(monitor, COMPENSATED);
 		return true;
 	}
-	/* The next tick tries again: EAGAIN may be over by then (clone(2)). */
-	if (++failures > 1 && !said_failure) {
+	if (has_failed_for_long(err) && !said_failure) {
 		char text[21];
 
 		said_failure = true;

@@ -131,8 +131,12 @@ struct fiber *weft_express_steal(struct carrier *c, struct carrier *v)
 		f = weft_ready_take(v);
 		if (!f)
 			break;
-		if (f->flags & FIBER_PINNED || computes(f) ||
-			(f->flags & FIBER_MAIN && !load_relaxed(&v->shares)))
+		if (f->flags & FIBER_PINNED) {
+			f->waited = 1;
+			weft_sched_post(v, f);
+			continue;
+		}
+		if (computes(f) || (f->flags & FIBER_MAIN && !load_relaxed(&v->shares)))
 			waited_add(&kept, f);
 		else
 			found = f;
@@ -155,21 +159,26 @@ void weft_express_saw(struct carrier *c)
 		store_relaxed(&f->computed_tsc, weft_tsc());
 }
 
-/* One that sleeps rather than one that computes just now; not the main fiber's home. */
+/*
+ * One that sleeps rather than one that computes just now; not the main fiber's home. Only
+ * where there is one more than CPUs, or those that compute would be left one too few.
+ */
 void weft_express_open(void)
 {
 	struct carrier *now = load_relaxed(&weft_rt.express), *best = NULL;
-	unsigned n = load_acquire(&weft_rt.carriers);
-
-	if (now && usable(now))
-		return;
+	unsigned n = load_acquire(&weft_rt.carriers), all = 0;
 	for (unsigned i = 0; i < n; i++) {
 		struct carrier *v = weft_rt.carrier[i];
 
-		if (i && usable(v) && (!best || load_relaxed(&v->sleeping)))
+		if (!usable(v))
+			continue;
+		all++;
+		if (i && (!best || load_relaxed(&v->sleeping)))
 			best = v;
 	}
-	store_relaxed(&weft_rt.express, best);
+	if (now && usable(now))
+		best = now;
+	store_relaxed(&weft_rt.express, all > weft_rt.cpus ? best : NULL);
 }
 
 void weft_express_close(void)

@@ -213,7 +213,8 @@ static void idle(struct carrier *c)
 		deadline = again < deadline ? again : deadline;
 	}
 	if (!load_seq_cst(&c->inbox) && !load_seq_cst(&c->sig_inbox) &&
-		!load_seq_cst(&c->spill_count) && /* [spill-sleep] */
+		/* [spill-sleep]; whom a pinned one cannot give to others stays there. */
+		(!load_seq_cst(&c->spill_count) || load_relaxed(&c->odd) & ODD_HELD) &&
 		!(load_seq_cst(&c->odd) & ODD_RETIRING) &&
 		pooled == ((load_seq_cst(&c->odd) & ODD_RETIRED) != 0)) {
 		weft_count(c, SLEEPS);

@@ -74,9 +74,8 @@ static const char *part(const volatile int *got, int who)
 {
 	int all = sum(got);
 
-	if (got[who] * 100 >= all * 10)
-		return "a part";
-	return got[who] * 100 <= all * 5 ? "none" : brief("%d of %d", got[who], all);
+	/* Natively, too, one of two that compute may get 4 of 50. */
+	return got[who] * 100 > all * 5 ? "a part" : "none";
 }
 
 static void report(const char *what, const volatile int *got)

@@ -29,6 +29,13 @@
  */
 enum { TOGETHER_NS = 100000000 };
 
+/*
+ * Signals that came together are given by one look. While the receiver runs, one of the
+ * threads that compute does not, as it has its CPU: a second look would find that only
+ * the others have run since, and give them all of the second signal.
+ */
+enum { ONE_LOOK_NS = 500000 };
+
 /* From ITIMER_PROF, ITIMER_VIRTUAL and RLIMIT_CPU. */
 static const uint64_t FROM_KERNEL = BIT(SIGPROF) | BIT(SIGVTALRM) | BIT(SIGXCPU);
 
@@ -38,18 +45,26 @@ struct choice {
 	uint64_t due;
 };
 
-static void consider(struct carrier *c, int slot, uint64_t now, struct choice *best)
+static void look_at(struct carrier *c, uint64_t now)
 {
-	struct fiber *f = load_seq_cst(&c->current);
-	uint64_t ran, due;
+	uint64_t ran = weft_cpu_clock(c);
 
-	if (!f)
-		return;
-	ran = weft_cpu_clock(c);
 	if (ran > c->ran) {
 		c->ran = ran;
 		c->ran_at = now;
 	}
+}
+
+static void consider(
+	struct carrier *c, int slot, uint64_t now, bool look, struct choice *best)
+{
+	struct fiber *f = load_seq_cst(&c->current);
+	uint64_t due;
+
+	if (!f)
+		return;
+	if (look)
+		look_at(c, now);
 	if (now - c->ran_at >= TOGETHER_NS)
 		return;
 	due = c->ran - c->signalled[slot];
@@ -63,13 +78,17 @@ static struct fiber *who_computes(int sig)
 	unsigned n = load_acquire(&weft_rt.carriers);
 	struct choice best = {NULL, NULL, 0};
 	int slot = sig % WEFT_CPU_SLOTS;
+	static uint64_t looked;
 	uint64_t now = weft_now_ns();
+	bool look = now - looked >= ONE_LOOK_NS;
 
+	if (look)
+		looked = now;
 	for (unsigned i = 0; i < n; i++)
-		consider(weft_rt.carrier[i], slot, now, &best);
+		consider(weft_rt.carrier[i], slot, now, look, &best);
 	for (struct carrier *c = load_acquire(&weft_rt.helpers); c; c = c->all_next)
 		if (c->kind == CARRIER_BOUND)
-			consider(c, slot, now, &best);
+			consider(c, slot, now, look, &best);
 	if (best.carrier)
 		best.carrier->signalled[slot] = best.carrier->ran;
 	return best.fiber;

@@ -279,8 +279,7 @@ struct fiber *weft_balance_steal(struct carrier *c)
 
 static bool can_be_woken(const struct carrier *v)
 {
-	return load_relaxed(&v->sleeping) &&
-	       !(load_relaxed(&v->odd) & (ODD_AWAY | ODD_RETIRING));
+	return load_relaxed(&v->sleeping) && weft_carrier_serves(v);
 }
 
 bool weft_sched_wake_one(const struct carrier *c)

@@ -42,8 +42,7 @@ static bool at_home(const struct fiber *f)
 
 static bool usable(const struct carrier *c)
 {
-	return c->kind == CARRIER_FULL &&
-	       !(load_relaxed(&c->odd) & (ODD_AWAY | ODD_RETIRING));
+	return c->kind == CARRIER_FULL && weft_carrier_serves(c);
 }
 
 /* ---- who goes there, and who does not -------------------------------------- */
@@ -52,7 +51,7 @@ static bool usable(const struct carrier *c)
  * Into v's queue, by how long they have waited. Not by its inbox: that would look to the
  * monitor as if v had to be kicked.
  */
-static void put_back(struct carrier *v, struct waited *w)
+static void put_into(struct carrier *v, struct waited *w)
 {
 	if (!w->first)
 		return;
@@ -67,31 +66,27 @@ bool weft_express_hands_on(struct carrier *c, struct fiber *f)
 	struct carrier *to = NULL;
 	struct waited waited = {0};
 	uint32_t least = UINT32_MAX;
-	bool room = false;
 
 	if (likely(load_relaxed(&weft_rt.express) != c) || !computes(f) || at_home(f))
 		return false;
 	for (unsigned i = 0; i < n; i++) {
 		struct carrier *v = weft_rt.carrier[i];
 		uint32_t queued;
-		const struct fiber *g;
 
 		if (v == c || !usable(v))
 			continue;
 		others++;
-		g = load_relaxed(&v->current);
-		room |= !g || !computes(g);
-		queued = ready_on(v) + (g != NULL);
+		queued = ready_on(v) + (load_relaxed(&v->current) != NULL);
 		if (queued < least) {
 			least = queued;
 			to = v;
 		}
 	}
-	if (!room && others < weft_rt.cpus)
+	if (others < weft_rt.cpus)
 		return false;
 	weft_count(c, HANDED_ON);
 	waited_add(&waited, f);
-	put_back(to, &waited);
+	put_into(to, &waited);
 	return true;
 }
 
@@ -141,7 +136,7 @@ struct fiber *weft_express_steal(struct carrier *c, struct carrier *v)
 		else
 			found = f;
 	}
-	put_back(v, &kept);
+	put_into(v, &kept);
 	if (found) {
 		weft_count(c, STEALS);
 		weft_count(c, STOLEN);
@@ -167,6 +162,7 @@ void weft_express_open(void)
 {
 	struct carrier *now = load_relaxed(&weft_rt.express), *best = NULL;
 	unsigned n = load_acquire(&weft_rt.carriers), all = 0;
+
 	for (unsigned i = 0; i < n; i++) {
 		struct carrier *v = weft_rt.carrier[i];
 

@@ -65,7 +65,7 @@ struct carrier *weft_somebody_but(const struct carrier *c)
 	for (unsigned i = 1; i < n; i++) {
 		struct carrier *v = weft_rt.carrier[(c->id + i) % n];
 
-		if (v != c && !(load_relaxed(&v->odd) & (ODD_AWAY | ODD_RETIRING)))
+		if (v != c && weft_carrier_serves(v))
 			return v;
 	}
 	return NULL;

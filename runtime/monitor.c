@@ -586,8 +586,8 @@ static void wake_for_others(void)
 
 /*
  * Each glance takes the CPU from somebody who computes. Where they find nothing there are
- * fewer. (xz -T2, whose
- * main thread waits with a time limit: 2,800 and 1,600 switches in three seconds.)
+ * fewer. (xz -T2, whose main thread waits with a time limit: 2,800 and 1,600 switches in
+ * three seconds.)
  */
 static uint64_t between_glances(void)
 {

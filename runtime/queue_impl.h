@@ -56,6 +56,12 @@ static inline uint32_t runq_length(const struct runq *q)
 	return load_acquire(&q->tail) - head;
 }
 
+/* It does its ordinary work, and may be given something. */
+static inline bool weft_carrier_serves(const struct carrier *c)
+{
+	return !(load_relaxed(&c->odd) & (ODD_AWAY | ODD_RETIRING));
+}
+
 static inline uint32_t ready_on(const struct carrier *c)
 {
 	return runq_length(&c->woken) + runq_length(&c->runq) +

@@ -541,7 +541,7 @@ static bool follow(struct carrier *c, struct fiber *f)
 	return true;
 }
 
-enum place { LAST, FIRST, AGAIN };
+enum place { PLACE_LAST, PLACE_FIRST, PLACE_AGAIN };
 
 static void unpark(struct fiber *f, enum place place)
 {
@@ -576,15 +576,15 @@ static void unpark(struct fiber *f, enum place place)
 			return;
 		}
 	}
-	if (unlikely(f->follows) && place != FIRST && follow(c, f))
+	if (unlikely(f->follows) && place != PLACE_FIRST && follow(c, f))
 		return;
 	if (likely(c && c->kind == CARRIER_FULL)) {
 		if (unlikely(load_relaxed(&weft_rt.express)) && c->current &&
 			weft_express_takes(c, f))
 			return;
-		if (place == FIRST && c->current)
+		if (place == PLACE_FIRST && c->current)
 			weft_ready_first(c, f);
-		else if (place == AGAIN)
+		else if (place == PLACE_AGAIN)
 			weft_ready_again(c, f);
 		else
 			weft_sched_ready(c, f);
@@ -599,12 +599,12 @@ static void unpark(struct fiber *f, enum place place)
 
 void weft_unpark(struct fiber *f)
 {
-	unpark(f, LAST);
+	unpark(f, PLACE_LAST);
 }
 
 void weft_unpark_again(struct fiber *f)
 {
-	unpark(f, AGAIN);
+	unpark(f, PLACE_AGAIN);
 }
 
 void weft_unpark_woken(struct fiber *f, unsigned n)
@@ -615,7 +615,7 @@ void weft_unpark_woken(struct fiber *f, unsigned n)
 	while (f) {
 		struct fiber *next = f->qnext;
 
-		unpark(f, first ? FIRST : LAST);
+		unpark(f, first ? PLACE_FIRST : PLACE_LAST);
 		f = next;
 	}
 }
@@ -625,7 +625,7 @@ void weft_unpark_behind(struct fiber *f)
 	struct carrier *c = (struct carrier *)weft_rdgsbase();
 
 	if (unlikely(f->flags & FIBER_MAIN) || weft_rt.config.stress_migrate)
-		unpark(f, LAST);
+		unpark(f, PLACE_LAST);
 	else
 		weft_ready_first(c, f);
 }

@@ -109,23 +109,25 @@ TEST(Loan, WhatIsLostIsFound)
 	fibers_keep_what_is_theirs({3});
 }
 
-// The kernel is told of one that loses it again and again, until another one runs.
+// The kernel is told of one that loses it again and again, until another one runs. On a
+// busy machine it is the kernel that takes it the first time, now and then.
 TEST(Loan, WhoLosesItTwiceInARunHasIt)
 {
 	on_loan({1}, [] {
 		Fibers fibers;
+		int lent = 0, kept = 0;
 
 		for (uint64_t i = 0; i < 2; i++)
-			fibers.start([i] {
+			fibers.start([&, i] {
 				own[0] = i;
 				for (int k = 0; k < 100; k++) {
 					const struct timespec us = {0, 1000};
 
 					weft_yield();
-					EXPECT_TRUE(is_on_loan());
+					lent += is_on_loan();
 					lose_once();
 					EXPECT_EQ(own[0], i);
-					EXPECT_TRUE(is_on_loan());
+					kept += is_on_loan();
 					lose_once();
 					EXPECT_EQ(own[0], i);
 					EXPECT_FALSE(is_on_loan());
@@ -136,6 +138,8 @@ TEST(Loan, WhoLosesItTwiceInARunHasIt)
 				}
 			});
 		fibers.join();
+		EXPECT_GT(lent, 150) << "of 200, for each run";
+		EXPECT_GT(kept, 100) << "of 200, the first time";
 		EXPECT_LE(counted(WEFT_COUNTER_FS_FAULTS), 2u * 2 * 100 + 10);
 	});
 }

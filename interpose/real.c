@@ -16,13 +16,6 @@
 
 struct weft_real weft_real;
 
-static bool same(const char *a, const char *b)
-{
-	while (*a && *a == *b)
-		a++, b++;
-	return *a == *b;
-}
-
 static bool starts_with(const char *s, const char *prefix)
 {
 	while (*prefix)
@@ -99,7 +92,7 @@ static bool has_version(const struct symbols *s, uint16_t index, const char *ver
 		const Elf64_Verdaux *aux = (const Elf64_Verdaux *)(def + v->vd_aux);
 
 		if (v->vd_ndx == index)
-			return same(s->str + aux->vda_name, version);
+			return weft_same_text(s->str + aux->vda_name, version);
 		def += v->vd_next;
 	}
 	return false;
@@ -131,7 +124,8 @@ static void *find(const struct symbols *s, const char *name, const char *version
 	for (;; i++) {
 		uint32_t ch = chain[i - offset];
 
-		if ((ch | 1) == (h | 1) && same(s->str + s->sym[i].st_name, name) &&
+		if ((ch | 1) == (h | 1) &&
+			weft_same_text(s->str + s->sym[i].st_name, name) &&
 			s->sym[i].st_shndx != SHN_UNDEF) {
 			uint16_t v = s->versym ? s->versym[i] : 1;
 

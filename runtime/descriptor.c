@@ -117,7 +117,7 @@ void weft_fd_set_hint(int fd, enum weft_kind kind)
  * behind weft's back keeps its answers, which are never more than a matter of time. Two
  * at once may each lose the other's answer.
  */
-enum { SEEN = 1, NOT_SEEN = 2, SERVED = 4, NOT_SERVED = 8 };
+enum { SEEN = 1, NOT_SEEN = 2, SERVED = 4, NOT_SERVED = 8, ASKS = 16, NOT_ASKS = 32 };
 static uint8_t known[TABLE]; /* (a) */
 
 static uint8_t what_is_known(int fd)
@@ -243,6 +243,52 @@ bool weft_fd_is_served(int fd)
 		return is & SERVED;
 	served = weft_sys2(SYS_fstat, fd, &st) ? -1 : device_is_served(fd, st.st_dev);
 	return served >= 0 && keep(fd, served, SERVED, NOT_SERVED);
+}
+
+/* The names of what has no inode of its own (fs/userfaultfd.c, fanotify_user.c,
+ * kernel/seccomp.c). */
+static const char *const asking[] = {
+	"anon_inode:[userfaultfd]",
+	"anon_inode:[fanotify]",
+	"anon_inode:seccomp notify",
+};
+
+static bool kernel_asks(int fd, const struct stat *st)
+{
+	enum { FUSE_MAJOR = 10, FUSE_MINOR = 229 };
+	char path[32] = "/proc/self/fd/", name[32], digits[21];
+	size_t at = sizeof "/proc/self/fd/" - 1;
+	long n;
+
+	if (S_ISCHR(st->st_mode))
+		return st->st_rdev == (FUSE_MAJOR << 8 | FUSE_MINOR);
+	if (st->st_mode & S_IFMT)
+		return false;
+	for (const char *d = weft_format_u64(digits, (uint64_t)fd); *d;)
+		path[at++] = *d++;
+	n = weft_sys3(SYS_readlink, (long)path, (long)name, sizeof name - 1);
+	if (weft_sys_failed(n))
+		return false;
+	name[n] = 0;
+	for (size_t i = 0; i < sizeof asking / sizeof *asking; i++)
+		if (weft_same_text(name, asking[i]))
+			return true;
+	return false;
+}
+
+bool weft_fd_kernel_asks(int fd)
+{
+	uint8_t is;
+	struct stat st;
+
+	/* Numbers that are not kept would be asked at each wait. */
+	if ((unsigned)fd >= TABLE || weft_fd_hint(fd) == WEFT_KIND_SOCKET)
+		return false;
+	is = what_is_known(fd);
+	if (likely(is & (ASKS | NOT_ASKS)))
+		return is & ASKS;
+	return !weft_sys2(SYS_fstat, fd, &st) &&
+	       keep(fd, kernel_asks(fd, &st), ASKS, NOT_ASKS);
 }
 
 bool weft_fd_nonblocking(int fd)

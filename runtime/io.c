@@ -18,6 +18,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
+#include "bind.h"
 #include "deadline.h"
 #include "engine.h"
 #include "futex.h"
@@ -324,6 +325,25 @@ static long wait_bound(struct op *op)
 }
 
 /*
+ * Who answers the kernel must not wait in a ring: its carrier's next fiber may be the one
+ * whose page fault, or file, it is to answer for, and what is in the ring would be told
+ * after that. Nor must anything else that it then waits for, so it is bound for life.
+ * Where no kernel thread is to be had it waits like others.
+ */
+static void bind_if_kernel_asks(const struct op *op)
+{
+	bool asks = false;
+
+	if (op->kind == OP_POLL)
+		asks = weft_fd_kernel_asks(op->fd);
+	else if (op->kind == OP_POLL_MANY)
+		for (unsigned i = 0; i < op->count && !asks; i++)
+			asks = op->fds[i].fd >= 0 && weft_fd_kernel_asks(op->fds[i].fd);
+	if (unlikely(asks))
+		(void)weft_fiber_bind(WEFT_BIND_ANSWERS_KERNEL);
+}
+
+/*
  * Parks for op: its result, -ETIMEDOUT or -EINTR. While it waits for one descriptor
  * its number is marked (weft_io_closing); *ret_fd is the number afterwards, and with NULL
  * another one is closed here. (What the ring does itself needs none, but gets one if its
@@ -338,6 +358,7 @@ static long op_wait(struct op *op, enum weft_park_reason reason, int *ret_fd)
 
 	if (ret_fd)
 		*ret_fd = fd;
+	bind_if_kernel_asks(op);
 	if (unlikely(f->flags & FIBER_BOUND))
 		return wait_bound(op);
 	if (!op->bits)

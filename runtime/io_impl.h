@@ -75,6 +75,12 @@ bool weft_fd_breaks_with_signal(int fd);
 bool weft_fd_others_see(int fd);
 /* A file that another process or machine answers for (FUSE, NFS …). Of files only. */
 bool weft_fd_is_served(int fd);
+/*
+ * Does the kernel ask by it, and wait for the answer inside the calls of others, where no
+ * signal reaches them? userfaultfd(2), fuse(4), fanotify(7), seccomp_unotify(2). Not of
+ * numbers from 65536 on.
+ */
+bool weft_fd_kernel_asks(int fd);
 int weft_fd_poll_now(int fd, unsigned events);
 /* SO_RCVTIMEO or SO_SNDTIMEO as a deadline; `option` 0: none. */
 uint64_t weft_fd_deadline(int fd, int option);

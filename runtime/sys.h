@@ -10,6 +10,7 @@
  */
 #pragma once
 #include <stddef.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 
@@ -127,6 +128,13 @@ void weft_bug_error(const char *what, long error) __attribute__((noreturn));
 
 /* "123" into buf (at least 21 bytes); returns buf. */
 const char *weft_format_u64(char *buf, uint64_t v);
+
+static inline bool weft_same_text(const char *a, const char *b)
+{
+	while (*a && *a == *b)
+		a++, b++;
+	return *a == *b;
+}
 
 void weft_memset(void *p, int c, size_t n);
 void weft_memcpy(void *d, const void *s, size_t n);

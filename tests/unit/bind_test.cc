@@ -3,7 +3,17 @@
 
 #include "runtime/bind.h"
 
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
+#include <sys/eventfd.h>
+#include <sys/fanotify.h>
+#include <sys/ioctl.h>
+#include <poll.h>
+#include <sys/timerfd.h>
+
 extern "C" {
+#include "runtime/io_impl.h"
 #include "runtime/queue_impl.h"
 }
 
@@ -290,6 +300,75 @@ TEST(Bind, WithoutAThreadNothingChanges)
 			EXPECT_EQ(weft_fiber_bind(WEFT_BIND_OTHER), 0) << "the next time";
 		});
 		fibers.join();
+	});
+}
+
+// A number for a notifier; the filter lets everything pass. No other call asks for one.
+int seccomp_notifier()
+{
+	sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	sock_fprog program = {1, &allow};
+
+	OK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
+		SECCOMP_FILTER_FLAG_NEW_LISTENER, &program);
+}
+
+// Where one is not to be had (no privileges) the others are asked all the same.
+TEST(Bind, WhatTheKernelAsksByIsKnown)
+{
+	in_child([] {
+		const std::pair<const char *, int> asks[] = {
+			{"userfaultfd", (int)syscall(SYS_userfaultfd, O_CLOEXEC)},
+			{"fuse", open("/dev/fuse", O_RDWR | O_CLOEXEC)},
+			{"fanotify", fanotify_init(FAN_CLASS_CONTENT, O_RDONLY)},
+			{"seccomp", seccomp_notifier()}};
+		int ends[2], known = 0;
+
+		for (auto &a : asks) {
+			if (a.second < 0) {
+				printf("%s: none here (%s)\n", a.first, strerror(errno));
+				continue;
+			}
+			EXPECT_TRUE(weft_fd_kernel_asks(a.second)) << a.first;
+			EXPECT_TRUE(weft_fd_kernel_asks(a.second)) << "and is kept";
+			known++;
+		}
+		EXPECT_GT(known, 0);
+		OK(pipe(ends));
+		for (int fd : {ends[0], OK(eventfd(0, 0)),
+			     OK(timerfd_create(CLOCK_MONOTONIC, 0)),
+			     OK(open("/dev/null", O_RDONLY)), OK(open("/", O_RDONLY)),
+			     4000})
+			EXPECT_FALSE(weft_fd_kernel_asks(fd));
+	});
+}
+
+TEST(Bind, WhoWaitsForTheKernelsQuestionsIsBound)
+{
+	on_runtime({1}, [] {
+		int uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+		uffdio_api api = {UFFD_API, 0, 0};
+		int event = OK(eventfd(0, 0));
+		Fibers fibers;
+
+		if (uffd < 0) {
+			printf("no userfaultfd here (%s)\n", strerror(errno));
+			return;
+		}
+		OK(ioctl(uffd, UFFDIO_API, &api));
+		for (int other : {event, uffd})
+			fibers.start([=] {
+				pollfd p[2] = {{event, POLLIN, 0}, {other, POLLIN, 0}};
+
+				EXPECT_EQ(weft_io_poll(p, 2, weft_now_ns() + 1000000,
+						  WEFT_TRIED_NOT),
+					0);
+				EXPECT_EQ(weft_fiber_is_bound(weft_fiber_self()),
+					other == uffd);
+			});
+		fibers.join();
+		EXPECT_EQ(weft_bound_count(WEFT_BIND_ANSWERS_KERNEL), 1u);
 	});
 }
 

@@ -216,7 +216,7 @@ struct carrier {
 	uint64_t looked_tsc; /* (o) when it looked at ring, inbox and timers */
 	unsigned cpu;        /* (a) where it was then */
 	uint64_t turn_tsc;   /* (o) since when it runs what was first in its queue */
-	uint64_t turn_cpu;   /* (o) its thread's CPU time when that was asked last … */
+	uint64_t turn_cpu;   /* (o) its thread's CPU time when its turn began … */
 	unsigned turn_run;   /* (o) … and `ticks` then */
 	struct runq woken;   /* ready, and before the queue */
 	unsigned woken_runs; /* (o) of those since the last one of the queue */

@@ -133,12 +133,18 @@ static uint64_t turn_tsc(const struct carrier *c, enum weft_turn at)
  */
 static bool used_turn(struct carrier *c, enum weft_turn at)
 {
-	uint64_t cpu = weft_cpu_clock(c), since = c->turn_cpu;
-	bool again = c->turn_run == c->ticks;
+	uint64_t cpu = weft_cpu_clock(c);
 
-	c->turn_run = c->ticks;
+	if (c->turn_run != c->ticks) {
+		c->turn_run = c->ticks;
+		c->turn_cpu = cpu;
+		return false;
+	}
+	/* From that on: of each of many short turns it may have had less than half. */
+	if (WEFT_TSC(cpu - c->turn_cpu) < TURN_TSC[at] / 2)
+		return false;
 	c->turn_cpu = cpu;
-	return again && WEFT_TSC(cpu - since) >= TURN_TSC[at] / 2;
+	return true;
 }
 
 /*

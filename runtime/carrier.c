@@ -167,6 +167,11 @@ static int open_event(struct carrier *c)
 	return (int)weft_sys2(SYS_eventfd2, 0, EFD_CLOEXEC);
 }
 
+static int take_event(struct carrier *c)
+{
+	return weft_engine_take_event(c);
+}
+
 /* Where the program's part of the table is full there is room beyond its limit. */
 static int open_somewhere(int (*open)(struct carrier *), struct carrier *c)
 {
@@ -194,7 +199,13 @@ int weft_carrier_open(struct carrier *c)
 	if (fd < 0)
 		return fd;
 	c->event_fd = move_high(fd);
-	return c->event_fd < 0 ? -EBADF : 0;
+	if (c->event_fd < 0)
+		return -EBADF;
+	err = open_somewhere(take_event, c);
+	/* Somebody did something to its numbers: they may be others' now. */
+	if (err == -EBADF || err == -EOPNOTSUPP)
+		weft_carrier_disown(c);
+	return err;
 }
 
 /*

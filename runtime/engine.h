@@ -41,7 +41,8 @@ long weft_call_briefly(long nr, const long args[6]);
 /* ---- ring.c --------------------------------------------------------------- */
 
 int weft_ring_open(struct weft_ring **ret);
-int weft_ring_enable(struct weft_ring *r, int event_fd);
+int weft_ring_take_event(struct weft_ring *r, int event_fd);
+int weft_ring_enable(struct weft_ring *r);
 void weft_ring_close(struct weft_ring *r);
 void weft_ring_forget(struct weft_ring *r);
 int weft_ring_fd(const struct weft_ring *r);
@@ -131,11 +132,16 @@ static inline int weft_engine_open(struct carrier *c)
 	return weft_on_epoll() ? weft_poller_open(&c->poller) : weft_ring_open(&c->ring);
 }
 
+static inline int weft_engine_take_event(struct carrier *c)
+{
+	return weft_on_epoll() ? weft_poller_arm_event(c->poller, c->event_fd)
+			       : weft_ring_take_event(c->ring, c->event_fd);
+}
+
 /* On the carrier's own kernel thread, before its first fiber waits. */
 static inline int weft_engine_enable(struct carrier *c)
 {
-	return weft_on_epoll() ? weft_poller_arm_event(c->poller, c->event_fd)
-			       : weft_ring_enable(c->ring, c->event_fd);
+	return weft_on_epoll() ? 0 : weft_ring_enable(c->ring);
 }
 
 /* … and when that thread is the carrier: its event is what wakes it up. */

@@ -151,18 +151,23 @@ static void probe(struct weft_ring *r)
 }
 
 /*
- * On the carrier's own kernel thread, before its first operation. The event is the
- * ring's file 0: its number may become the program's (weft_runtime_move_fd) while a read
- * of it is queued, or before the next one is. (Not io_uring_register_files(), which has
- * a stack protector; see weft_ring_wait.)
+ * The event is the ring's file 0: its number may become the program's
+ * (weft_runtime_move_fd) while a read of it is queued, or before the next one is. Where
+ * the ring is opened: the kernel refuses it by the limit of descriptors, which the
+ * program may lower as soon as it has made its first thread. (Not
+ * io_uring_register_files(), which has a stack protector; see weft_ring_wait.)
  */
-int weft_ring_enable(struct weft_ring *r, int event_fd)
+int weft_ring_take_event(struct weft_ring *r, int event_fd)
+{
+	return (int)weft_sys4(SYS_io_uring_register, r->ring.ring_fd,
+		IORING_REGISTER_FILES, (long)&event_fd, 1);
+}
+
+/* On the carrier's own kernel thread, before its first operation. */
+int weft_ring_enable(struct weft_ring *r)
 {
 	int err = io_uring_enable_rings(&r->ring);
 
-	if (err >= 0)
-		err = (int)weft_sys4(SYS_io_uring_register, r->ring.ring_fd,
-			IORING_REGISTER_FILES, (long)&event_fd, 1);
 	if (err < 0)
 		return err;
 	probe(r);

@@ -538,6 +538,27 @@ TEST(Descriptors, NoneIsTakenToTellWhatACarrierDoes)
 	});
 }
 
+// Its first thread is made, and the limit lowered: not all carriers have begun yet.
+TEST(Descriptors, TheLimitMayBeLoweredAtOnce)
+{
+	for (int i = 0; i < rounds(20); i++)
+		on_runtime({8}, [] {
+			const struct rlimit none = {0, 4096};
+			Fibers fibers;
+			std::atomic<int> ran{0};
+
+			OK(setrlimit(RLIMIT_NOFILE, &none));
+			for (int k = 0; k < 32; k++)
+				fibers.start([&] {
+					weft_sleep_until(weft_now_ns() + 1000000);
+					ran++;
+				});
+			fibers.join();
+			EXPECT_EQ(ran, 32);
+			EXPECT_EQ(weft_carrier_add(), 0) << "and later";
+		});
+}
+
 TEST(Descriptors, WhereTheyAreFewItIsNotKnownWhatACarrierDoes)
 {
 	struct rlimit few = {64, 64};

@@ -8,6 +8,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -15,6 +17,7 @@
 #include <sys/vfs.h>
 
 #include "engine.h"
+#include "futex.h"
 #include "io_impl.h"
 
 enum { TABLE = 65536 }; /* numbers with a hint; higher ones work without */
@@ -48,12 +51,20 @@ int weft_fd_int_option(int fd, int option, int otherwise)
 
 static void forget(unsigned first, unsigned last);
 
+/* What is known of a device; device_is_served(). */
+enum { IS = 1, ASKED = 2, ASKING = 4, DEVICE_SHIFT = 3, DEVICES = 64 };
+static uint64_t devices[DEVICES]; /* (a) */
+static uint32_t answers;          /* (a) for those who wait for one */
+
 void weft_io_scan_descriptors(void)
 {
 	int misses = 0;
 
 	/* A fork child closed and opened what it liked until now, unseen. */
 	forget(0, TABLE - 1);
+	/* Who asked for a device does not come along. */
+	for (unsigned i = 0; i < DEVICES; i++)
+		store_relaxed(&devices[i], 0);
 	/* Low numbers are dense; a long gap ends the scan. */
 	for (int fd = 0; misses < 64 && !timeouts_possible; fd++) {
 		struct timeval in = {0, 0}, out = {0, 0};
@@ -208,29 +219,55 @@ static bool is_served(const struct statfs *fs)
 	return false;
 }
 
+static bool entry_is_for(uint64_t word, dev_t device)
+{
+	return word & (ASKED | ASKING) && word >> DEVICE_SHIFT == device;
+}
+
+/* By a helper: the file system may be the one that has to answer. */
+static int ask_device(int fd, uint64_t *entry, uint64_t word, dev_t device)
+{
+	uint64_t asking = (uint64_t)device << DEVICE_SHIFT | ASKING;
+	struct statfs fs;
+	long r;
+
+	/* Another device is asked for there just now: it keeps the place. */
+	bool mine = !(word & ASKING) && cas_seq_cst(entry, &word, asking);
+
+	r = weft_io_on_disk(SYS_fstatfs, fd, (long)&fs, 0, 0, 0, 0);
+	if (mine) {
+		store_seq_cst(entry, r ? 0 : asking + ASKED - ASKING + is_served(&fs));
+		__atomic_add_fetch(&answers, 1, __ATOMIC_SEQ_CST);
+		weft_futex_wake(&answers, INT_MAX, FUTEX_BITSET_MATCH_ANY, false);
+	}
+	return r ? -1 : is_served(&fs);
+}
+
 /*
- * 1, 0, or -1 when it cannot be told. The file system is asked by a helper: it may be the
- * one that has to answer. Once for each, until another one with the same place in the
- * table is asked; no lock, which would have to be held around fork.
+ * 1, 0, or -1 when it cannot be told. Once for each device, until another one with the
+ * same place in the table is asked for: who writes meanwhile waits for the answer, or a
+ * server's first log lines would take a helper each (tinyproxy with 200 connections: up
+ * to 58). No lock, which would have to be held around fork.
  */
 static int device_is_served(int fd, dev_t device)
 {
-	enum { IS = 1, ASKED = 2, SHIFT = 2 };
-	static uint64_t asked[64]; /* (a) the device, and what is known of it */
-	uint64_t *entry = &asked[device % 64], word = load_relaxed(entry);
-	struct statfs fs;
+	uint64_t *entry = &devices[device % DEVICES], word;
+	uint32_t seen;
 
 	/* On a disk of this machine, or what it takes for one: with a major number (as in
 	 * sys/sysmacros.h, which calls libc). */
 	if (device >> 8 & 0xfff || device >> 44)
 		return 0;
-	if (word >> SHIFT != device || !(word & ASKED)) {
-		if (weft_io_on_disk(SYS_fstatfs, fd, (long)&fs, 0, 0, 0, 0))
-			return -1;
-		word = (uint64_t)device << SHIFT | ASKED | (is_served(&fs) ? IS : 0);
-		store_relaxed(entry, word);
-	}
-	return word & IS;
+	do {
+		seen = load_seq_cst(&answers);
+		word = load_seq_cst(entry);
+		if (!entry_is_for(word, device))
+			return ask_device(fd, entry, word, device);
+		if (word & ASKED)
+			return word & IS;
+	} while (weft_futex_wait(&answers, seen, FUTEX_BITSET_MATCH_ANY, false,
+			 WEFT_NO_DEADLINE) != -EINTR);
+	return -1;
 }
 
 bool weft_fd_is_served(int fd)

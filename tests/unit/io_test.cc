@@ -329,6 +329,25 @@ TEST(Transfer, AReceiveOfTheLikelyKindHonoursONonblock)
 	});
 }
 
+// Who writes first on a file system asks what it is, by a helper; the others wait for
+// that.
+TEST(Transfer, AFileSystemIsAskedForOnce)
+{
+	on_runtime({1}, [] {
+		const int n = 50;
+		int file = OK(memfd_create("log", MFD_CLOEXEC));
+		const uint64_t before = counted(WEFT_COUNTER_OFFLOADS);
+		Fibers fibers;
+
+		for (int i = 0; i < n; i++)
+			fibers.start([=] { EXPECT_EQ(do_write(file, "line", 4), 4); });
+		fibers.join();
+		EXPECT_EQ(counted(WEFT_COUNTER_OFFLOADS) - before, 1u);
+		EXPECT_EQ(OK(lseek(file, 0, SEEK_CUR)), n * 4);
+		close(file);
+	});
+}
+
 TEST(Transfer, EndOfFileAndBrokenPipe)
 {
 	on_runtime({1}, [] {

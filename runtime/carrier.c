@@ -156,20 +156,10 @@ struct carrier *weft_carrier_new(unsigned id, enum carrier_kind kind)
 	return c;
 }
 
-static int open_engine(struct carrier *c)
-{
-	return weft_engine_open(c);
-}
-
 static int open_event(struct carrier *c)
 {
 	(void)c;
 	return (int)weft_sys2(SYS_eventfd2, 0, EFD_CLOEXEC);
-}
-
-static int take_event(struct carrier *c)
-{
-	return weft_engine_take_event(c);
 }
 
 /* Where the program's part of the table is full there is room beyond its limit. */
@@ -188,7 +178,7 @@ static int open_somewhere(int (*open)(struct carrier *), struct carrier *c)
 
 int weft_carrier_open(struct carrier *c)
 {
-	int fd, err = open_somewhere(open_engine, c);
+	int fd, err = open_somewhere(weft_engine_open, c);
 
 	if (err)
 		return err;
@@ -201,9 +191,9 @@ int weft_carrier_open(struct carrier *c)
 	c->event_fd = move_high(fd);
 	if (c->event_fd < 0)
 		return -EBADF;
-	err = open_somewhere(take_event, c);
+	err = open_somewhere(weft_engine_take_event, c);
 	/* Somebody did something to its numbers: they may be others' now. */
-	if (err == -EBADF || err == -EOPNOTSUPP)
+	if (err == -EBADF || err == -EOPNOTSUPP || err == -EINVAL)
 		weft_carrier_disown(c);
 	return err;
 }

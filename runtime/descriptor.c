@@ -19,6 +19,7 @@
 #include "engine.h"
 #include "futex.h"
 #include "io_impl.h"
+#include "keepers.h"
 
 enum { TABLE = 65536 }; /* numbers with a hint; higher ones work without */
 
@@ -52,7 +53,8 @@ int weft_fd_int_option(int fd, int option, int otherwise)
 static void forget(unsigned first, unsigned last);
 
 /* What is known of a device; device_is_served(). */
-enum { IS = 1, ASKED = 2, ASKING = 4, DEVICE_SHIFT = 3, DEVICES = 64 };
+enum { DEVICE_SERVED = 1, DEVICE_ASKED = 2, DEVICE_ASKING = 4, DEVICE_SHIFT = 3 };
+enum { DEVICES = 64 };
 static uint64_t devices[DEVICES]; /* (a) */
 static uint32_t answers;          /* (a) for those who wait for one */
 
@@ -221,26 +223,29 @@ static bool is_served(const struct statfs *fs)
 
 static bool entry_is_for(uint64_t word, dev_t device)
 {
-	return word & (ASKED | ASKING) && word >> DEVICE_SHIFT == device;
+	return word & (DEVICE_ASKED | DEVICE_ASKING) && word >> DEVICE_SHIFT == device;
 }
 
 /* By a helper: the file system may be the one that has to answer. */
 static int ask_device(int fd, uint64_t *entry, uint64_t word, dev_t device)
 {
-	uint64_t asking = (uint64_t)device << DEVICE_SHIFT | ASKING;
+	const uint64_t here = (uint64_t)device << DEVICE_SHIFT;
 	struct statfs fs;
-	long r;
+	int served = -1;
 
 	/* Another device is asked for there just now: it keeps the place. */
-	bool mine = !(word & ASKING) && cas_seq_cst(entry, &word, asking);
+	bool mine = !(word & DEVICE_ASKING) &&
+		    cas_seq_cst(entry, &word, here | DEVICE_ASKING);
 
-	r = weft_io_on_disk(SYS_fstatfs, fd, (long)&fs, 0, 0, 0, 0);
+	if (!weft_io_on_disk(SYS_fstatfs, fd, (long)&fs, 0, 0, 0, 0))
+		served = is_served(&fs) ? DEVICE_SERVED : 0;
 	if (mine) {
-		store_seq_cst(entry, r ? 0 : asking + ASKED - ASKING + is_served(&fs));
+		store_seq_cst(
+			entry, served < 0 ? 0 : here | DEVICE_ASKED | (uint64_t)served);
 		__atomic_add_fetch(&answers, 1, __ATOMIC_SEQ_CST);
 		weft_futex_wake(&answers, INT_MAX, FUTEX_BITSET_MATCH_ANY, false);
 	}
-	return r ? -1 : is_served(&fs);
+	return served;
 }
 
 /*
@@ -263,8 +268,8 @@ static int device_is_served(int fd, dev_t device)
 		word = load_seq_cst(entry);
 		if (!entry_is_for(word, device))
 			return ask_device(fd, entry, word, device);
-		if (word & ASKED)
-			return word & IS;
+		if (word & DEVICE_ASKED)
+			return word & DEVICE_SERVED;
 	} while (weft_futex_wait(&answers, seen, FUTEX_BITSET_MATCH_ANY, false,
 			 WEFT_NO_DEADLINE) != -EINTR);
 	return -1;
@@ -284,7 +289,7 @@ bool weft_fd_is_served(int fd)
 
 /* The names of what has no inode of its own (fs/userfaultfd.c, fanotify_user.c,
  * kernel/seccomp.c). */
-static const char *const asking[] = {
+static const char *const asking_names[] = {
 	"anon_inode:[userfaultfd]",
 	"anon_inode:[fanotify]",
 	"anon_inode:seccomp notify",
@@ -301,14 +306,13 @@ static bool kernel_asks(int fd, const struct stat *st)
 		return st->st_rdev == (FUSE_MAJOR << 8 | FUSE_MINOR);
 	if (st->st_mode & S_IFMT)
 		return false;
-	for (const char *d = weft_format_u64(digits, (uint64_t)fd); *d;)
-		path[at++] = *d++;
+	weft_keepers_put(path, sizeof path, &at, weft_format_u64(digits, (uint64_t)fd));
 	n = weft_sys3(SYS_readlink, (long)path, (long)name, sizeof name - 1);
 	if (weft_sys_failed(n))
 		return false;
 	name[n] = 0;
-	for (size_t i = 0; i < sizeof asking / sizeof *asking; i++)
-		if (weft_same_text(name, asking[i]))
+	for (size_t i = 0; i < sizeof asking_names / sizeof *asking_names; i++)
+		if (weft_same_text(name, asking_names[i]))
 			return true;
 	return false;
 }

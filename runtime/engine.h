@@ -132,6 +132,7 @@ static inline int weft_engine_open(struct carrier *c)
 	return weft_on_epoll() ? weft_poller_open(&c->poller) : weft_ring_open(&c->ring);
 }
 
+/* What weft_carrier_event() writes to wakes it up. Once both are open. */
 static inline int weft_engine_take_event(struct carrier *c)
 {
 	return weft_on_epoll() ? weft_poller_arm_event(c->poller, c->event_fd)

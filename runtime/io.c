@@ -330,10 +330,12 @@ static long wait_bound(struct op *op)
  * after that. Nor must anything else that it then waits for, so it is bound for life.
  * Where no kernel thread is to be had it waits like others.
  */
-static void bind_if_kernel_asks(const struct op *op)
+static void bind_if_kernel_asks(const struct fiber *f, const struct op *op)
 {
 	bool asks = false;
 
+	if (unlikely(f->flags & FIBER_BOUND))
+		return;
 	if (op->kind == OP_POLL)
 		asks = weft_fd_kernel_asks(op->fd);
 	else if (op->kind == OP_POLL_MANY)
@@ -358,7 +360,7 @@ static long op_wait(struct op *op, enum weft_park_reason reason, int *ret_fd)
 
 	if (ret_fd)
 		*ret_fd = fd;
-	bind_if_kernel_asks(op);
+	bind_if_kernel_asks(f, op);
 	if (unlikely(f->flags & FIBER_BOUND))
 		return wait_bound(op);
 	if (!op->bits)

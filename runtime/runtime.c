@@ -77,7 +77,7 @@ static int await_begin(struct carrier *c)
 	if (began > 0)
 		return 0;
 	weft_carrier_join(c);
-	if (began != -ENOMEM && began != -ENOSPC)
+	if (began != -ENOMEM)
 		weft_carrier_disown(c);
 	return began;
 }

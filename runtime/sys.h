@@ -9,8 +9,8 @@
  * All functions return what the kernel returns: >= 0, or -EXXX.
  */
 #pragma once
-#include <stddef.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 

@@ -4,16 +4,14 @@
  * waits for the next fault by read, poll or select, and between by sleeps and a socket;
  * it must have its turn whatever is stuck.
  */
-#include "prog.h"
+#include "faults.h"
+#include "pairs.h"
 
-#include <linux/userfaultfd.h>
-#include <sys/ioctl.h>
 #include <sys/select.h>
-#include <sys/syscall.h>
 
 #define WRITERS 16
 #define PAGES   640 /* for each way to wait */
-#define PAGE    4096
+#define ASKED   500 /* meanwhile, by those who wait on one carrier after the other */
 
 enum way { BY_READ, BY_POLL, BY_SELECT, WAYS };
 static const char *const names[] = {"read", "poll", "select"};
@@ -45,7 +43,6 @@ static bool waits_for_one(void)
 
 static void *serves(void *arg)
 {
-	char page[PAGE] __attribute__((aligned(PAGE)));
 	struct uffd_msg msg;
 
 	/* By read alone it ends with the last page. */
@@ -58,14 +55,9 @@ static void *serves(void *arg)
 		size_t n = (msg.arg.pagefault.address - (uint64_t)memory) / PAGE;
 
 		last = way == BY_READ && n == PAGES;
-		memset(page, (int)n + 1, PAGE);
-		struct uffdio_copy copy = {.dst = (uint64_t)memory + n * PAGE,
-			.src = (uint64_t)page,
-			.len = PAGE};
-
 		if (n % 8 == 0)
 			usleep(100);
-		CHECK(!ioctl(uffd, UFFDIO_COPY, &copy) || errno == EEXIST);
+		CHECK(!faults_serve(uffd, memory, n) || errno == EEXIST);
 	}
 	return arg;
 }
@@ -92,46 +84,18 @@ static void *writes(void *arg)
 	return (void *)wrong;
 }
 
-/* Waits all the time, on one carrier after the other. */
-static void *relays(void *arg)
-{
-	int fd = (int)(intptr_t)arg;
-	char c;
-
-	while (read(fd, &c, 1) == 1 && send(fd, &c, 1, MSG_NOSIGNAL) == 1) {
-	}
-	return arg;
-}
-
 static void one_way(void)
 {
 	const size_t size = (size_t)(PAGES + 1) * PAGE;
-	struct uffdio_api api = {.api = UFFD_API};
-	struct uffdio_register all;
-	pthread_t server, writer[WRITERS], relay[2];
-	int pair[2];
+	pthread_t server, writer[WRITERS];
+	struct pair pair;
 	intptr_t wrong = 0;
 
-	uffd = (int)syscall(
-		SYS_userfaultfd, O_CLOEXEC | (way != BY_READ ? O_NONBLOCK : 0));
-	if (uffd < 0) {
-		say_to(2, "skipped: userfaultfd is refused: %s", err_name(errno));
-		exit(77);
-	}
-	OK(ioctl(uffd, UFFDIO_API, &api));
-	memory = mmap(
-		NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	CHECK(memory != MAP_FAILED);
-	all = (struct uffdio_register){
-		.range = {(uint64_t)memory, size}, .mode = UFFDIO_REGISTER_MODE_MISSING};
-	OK(ioctl(uffd, UFFDIO_REGISTER, &all));
+	uffd = faults_open(way == BY_READ ? 0 : O_NONBLOCK, size, &memory);
 	OK(pipe(stop));
-	OK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
 	next_page = 0;
 	server = start(serves, NULL);
-	for (int i = 0; i < 2; i++)
-		relay[i] = start(relays, (void *)(intptr_t)pair[i]);
-	CHECK(write(pair[0], "x", 1) == 1);
+	pair_start(&pair, ASKED, 20);
 	for (int i = 0; i < WRITERS; i++)
 		writer[i] = start(writes, NULL);
 	for (int i = 0; i < WRITERS; i++)
@@ -141,11 +105,9 @@ static void one_way(void)
 	else
 		CHECK(write(stop[1], "", 1) == 1);
 	finish(server);
-	shutdown(pair[0], SHUT_RDWR);
-	for (int i = 0; i < 2; i++)
-		finish(relay[i]);
+	wrong += pair_finish(&pair) != ASKED;
 	for (int i = 0; i < 2; i++) {
-		close(pair[i]);
+		close(pair.fds[i]);
 		close(stop[i]);
 	}
 	close(uffd);

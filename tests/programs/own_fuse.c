@@ -2,7 +2,7 @@
  * A process that uses a file system which a thread of its own answers for (FUSE). The
  * kernel waits for the answers inside the calls of the others, and no signal ends that.
  */
-#include "prog.h"
+#include "pairs.h"
 
 #include <linux/fuse.h>
 #include <sys/mount.h>
@@ -11,6 +11,7 @@
 #define USERS 12
 #define TURNS 40
 #define FILES 64
+#define ASKED 500 /* by others, meanwhile */
 
 static int fuse;
 static char where[] = "/tmp/own_fuse_XXXXXX";
@@ -118,22 +119,12 @@ static void *uses(void *arg)
 	return (void *)wrong;
 }
 
-static void *relays(void *arg)
-{
-	int fd = (int)(intptr_t)arg;
-	char c;
-
-	while (read(fd, &c, 1) == 1 && send(fd, &c, 1, MSG_NOSIGNAL) == 1) {
-	}
-	return arg;
-}
-
 int main(void)
 {
-	pthread_t server, user[USERS], relay[2];
+	pthread_t server, user[USERS];
+	struct pair pair;
 	char options[128];
 	intptr_t wrong = 0;
-	int pair[2];
 
 	fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 	if (fuse < 0) {
@@ -155,19 +146,14 @@ int main(void)
 		return 77;
 	}
 	server = start(serves, NULL);
-	OK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
-	for (int i = 0; i < 2; i++)
-		relay[i] = start(relays, (void *)(intptr_t)pair[i]);
-	CHECK(write(pair[0], "x", 1) == 1);
+	pair_start(&pair, ASKED, 20);
 	for (int i = 0; i < USERS; i++)
 		user[i] = start(uses, (void *)(intptr_t)i);
 	for (int i = 0; i < USERS; i++)
 		wrong += (intptr_t)finish(user[i]);
 	OK(umount2(where, MNT_DETACH));
 	finish(server);
-	shutdown(pair[0], SHUT_RDWR);
-	for (int i = 0; i < 2; i++)
-		finish(relay[i]);
+	wrong += pair_finish(&pair) != ASKED;
 	rmdir(where);
 	say("%d threads, %d wrong", USERS, (int)wrong);
 	return 0;

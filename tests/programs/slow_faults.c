@@ -4,18 +4,12 @@
  * when the others have got on: those that relay bytes, one that sleeps and counts, the
  * main thread, and the thread that serves the faults, which all run beside them.
  */
-#include "prog.h"
-
-#include <linux/userfaultfd.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
+#include "faults.h"
 
 #define TOUCHERS 16
 #define RELAYS   20
 #define TURNS    200
 #define ROUNDS   3
-#define PAGE     4096
 
 static int uffd, ring[2], touching, relayed, ticks, round_now;
 static char *memory;
@@ -62,7 +56,6 @@ static void *serves(void *arg)
 {
 	struct uffd_msg msg;
 	bool faulted[TOUCHERS] = {false};
-	char page[PAGE] __attribute__((aligned(PAGE)));
 
 	/* A signal ends a fault, which then begins anew and is told again. */
 	for (int left = TOUCHERS; left;) {
@@ -77,15 +70,8 @@ static void *serves(void *arg)
 	}
 	while (at(&relayed) < TURNS || at(&ticks) < 20)
 		usleep(500);
-	for (int i = 0; i < TOUCHERS; i++) {
-		int n = round_now * TOUCHERS + i;
-		struct uffdio_copy copy = {.dst = (uint64_t)memory + (size_t)n * PAGE,
-			.src = (uint64_t)page,
-			.len = PAGE};
-
-		memset(page, n + 1, PAGE);
-		OK(ioctl(uffd, UFFDIO_COPY, &copy));
-	}
+	for (int i = 0; i < TOUCHERS; i++)
+		OK(faults_serve(uffd, memory, (size_t)round_now * TOUCHERS + (size_t)i));
 	return arg;
 }
 
@@ -119,21 +105,7 @@ static void one_round(void)
 int main(void)
 {
 	const size_t size = (size_t)ROUNDS * TOUCHERS * PAGE;
-	struct uffdio_api api = {.api = UFFD_API};
-	struct uffdio_register all;
-
-	uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
-	if (uffd < 0) {
-		say_to(2, "skipped: userfaultfd is refused: %s", err_name(errno));
-		return 77;
-	}
-	OK(ioctl(uffd, UFFDIO_API, &api));
-	memory = mmap(
-		NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	CHECK(memory != MAP_FAILED);
-	all = (struct uffdio_register){
-		.range = {(uint64_t)memory, size}, .mode = UFFDIO_REGISTER_MODE_MISSING};
-	OK(ioctl(uffd, UFFDIO_REGISTER, &all));
+	uffd = faults_open(UFFD_USER_MODE_ONLY, size, &memory);
 	OK(pipe(ring));
 	for (; round_now < ROUNDS; round_now++)
 		one_round();

@@ -14,7 +14,7 @@ enum {
 	FIRSTS = 8,              /* how often in a row one may go before the queue */
 	AGAIN_FROM = 256, /* … once, if it has answered, where so many wait, … */
 	AGAIN_TWICE_FROM = 768, /* … or twice where these do, … */
-	AGAIN_NS = 300000000,   /* … and none of them has waited for so long */
+	AGAIN_NS = 400000000,   /* … and none of them has waited for so long */
 	SPILL_REFILL = RUNQ_SIZE / 2,
 };
 

@@ -254,7 +254,10 @@ struct carrier {
 	uint64_t seen_long;     /* (monitor) long_tsc then */
 	uint64_t seen_cpu;      /* (monitor) its thread's CPU clock then, or 0 */
 	uint64_t glanced_at, glanced_cpu; /* (monitor) at its last glance */
-	uint64_t stuck_since;             /* (timers.lock) */
+	uint64_t room_at, room_cpu; /* (monitor) when hogs.c looked, and its CPU clock */
+	bool in_the_way; /* (monitor) it had the CPU while another one could have run */
+	int pause_due;   /* (a) … and is kicked to leave it that */
+	uint64_t stuck_since;    /* (timers.lock) */
 	uint64_t stuck_cpu;      /* (monitor) its kernel thread's CPU clock then */
 	uint64_t cpu_sampled_at; /* (o) its kernel thread's CPU clock at the last tick */
 	uint64_t cpu_sampled_switches; /* (o) the switch counter then */

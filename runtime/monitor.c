@@ -462,6 +462,7 @@ static void tick(void)
 	vain = found ? 0 : vain + 1;
 	found = false;
 	last = l;
+	weft_hogs_tick(l.hogs);
 }
 
 /* ---- glances between two ticks -------------------------------------------- */
@@ -600,11 +601,16 @@ static void nap(void)
 	uint64_t now = weft_now_ns(), until = now + TICK_NS, next = between_glances();
 
 	for (; now < until && !load_seq_cst(&quit); now = weft_now_ns()) {
-		uint64_t left = until - now;
-		struct timespec ts = {0, (long)(last.slow && left > next ? next : left)};
+		bool room = weft_hogs_watched();
+		uint64_t left = until - now, most = room        ? GLANCE_NS
+						    : last.slow ? next
+								: left;
+		struct timespec ts = {0, (long)(left < most ? left : most)};
 
 		weft_sys4(SYS_futex, (long)&asked, FUTEX_WAIT_PRIVATE, 0, (long)&ts);
 		wake_for_others();
+		if (room)
+			weft_hogs_make_room(monitor);
 		if (last.slow)
 			glance();
 	}

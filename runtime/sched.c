@@ -93,6 +93,7 @@ void weft_sched_called(struct carrier *c)
 {
 	struct fiber *f = c->current;
 	bool stuck = load_relaxed(&c->odd) & ODD_STUCK;
+	bool pause = xchg_seq_cst(&c->pause_due, 0);
 
 	if (!f || c->kind != CARRIER_FULL || !(stuck || load_relaxed(&c->look_due)))
 		return;
@@ -113,6 +114,8 @@ void weft_sched_called(struct carrier *c)
 	weft_engine_evict(c);
 	if (weft_sched_queued(c) && !weft_sched_wake_one(c))
 		weft_monitor_wake();
+	if (pause)
+		weft_hogs_pause();
 }
 
 /*

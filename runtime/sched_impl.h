@@ -146,6 +146,12 @@ void weft_express_saw(struct carrier *c);
 void weft_express_open(void);
 void weft_express_close(void);
 
+/* hogs.c: the monitor's, with the number of hogs; … and its counters; in its kick. */
+void weft_hogs_tick(unsigned hogs);
+bool weft_hogs_watched(void); /* every millisecond */
+void weft_hogs_make_room(struct carrier *monitor);
+void weft_hogs_pause(void);
+
 /* crowd.c: leaves the CPU to others, before another request is begun. */
 void weft_crowd_make_room(struct carrier *c);
 

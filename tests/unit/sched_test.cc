@@ -1699,6 +1699,46 @@ TEST(Stuck, BesideMoreHogsThereAreTwoCarriersForEach)
 		[] { beside_hogs(weft_rt.cpus + 1, 2 * weft_rt.cpus + 2); });
 }
 
+uint64_t pauses()
+{
+	return load_relaxed(&weft_monitor_carrier()->counters[WEFT_COUNTER_PAUSES]);
+}
+
+// The kernel would let it run for a slice each time. And it does not pause for nobody.
+TEST(Stuck, AHogLeavesTheOnlyCpuToThoseWhoCouldRun)
+{
+	OneCpu here;
+
+	on_runtime({2, false, false, false, true}, [] {
+		const uint64_t give_up = in_ms(20000);
+		std::atomic<bool> stop{false}, others_stop{false};
+		Fibers fibers, others;
+		uint64_t before;
+
+		fibers.start([&] {
+			OwnCode here;
+			spin_until([&] { return stop.load(); });
+		});
+		/* Two, or each yield would leave the CPU to the kernel. */
+		for (int i = 0; i < 2; i++)
+			others.start([&] {
+				while (!others_stop)
+					weft_yield();
+			});
+		while (pauses() < 10 && weft_now_ns() < give_up)
+			weft_sleep_until(in_ms(1));
+		EXPECT_GE(pauses(), 10u);
+		others_stop = true;
+		others.join();
+		weft_sleep_until(in_ms(100));
+		before = pauses();
+		weft_sleep_until(in_ms(300));
+		EXPECT_LE(pauses(), before + 1) << "one when this one is woken";
+		stop = true;
+		fibers.join();
+	});
+}
+
 // ---- claims
 
 // A parked fiber that anybody may try to wake.

@@ -13,7 +13,7 @@
  *     two instructions of the fiber, end all operations there; the fibers begin them anew
  *     on the carriers that run them next. That happens once per episode, so a call that
  *     a handler ends (poll, nanosleep, by instructions of the program's own) is disturbed
- *     once, and only if somebody waited there;
+ *     once, and only if somebody waited there, but for pauses beside others (hogs.c);
  *   - when nobody is free, another carrier is woken from the pool or made. The kernel
  *     shares the CPUs among them, as it does with threads: that is preemption, and with
  *     every fiber stuck it is one thread per fiber, which is what the program asked for.
@@ -598,14 +598,13 @@ static uint64_t between_glances(void)
 /* All of the time: what is stuck is told by what happened between two looks. */
 static void nap(void)
 {
-	uint64_t now = weft_now_ns(), until = now + TICK_NS, next = between_glances();
+	bool room = weft_hogs_watched(), looks = room || last.slow;
+	uint64_t next = room ? GLANCE_NS : between_glances();
+	uint64_t now = weft_now_ns(), until = now + TICK_NS;
 
 	for (; now < until && !load_seq_cst(&quit); now = weft_now_ns()) {
-		bool room = weft_hogs_watched();
-		uint64_t left = until - now, most = room        ? GLANCE_NS
-						    : last.slow ? next
-								: left;
-		struct timespec ts = {0, (long)(left < most ? left : most)};
+		uint64_t left = until - now;
+		struct timespec ts = {0, (long)(looks && left > next ? next : left)};
 
 		weft_sys4(SYS_futex, (long)&asked, FUTEX_WAIT_PRIVATE, 0, (long)&ts);
 		wake_for_others();

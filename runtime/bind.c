@@ -182,10 +182,14 @@ static bool home_commit(struct fiber *f, void *arg)
  */
 static bool bind_in_place(struct fiber *f)
 {
-	struct carrier *c = weft_carrier_self();
+	struct carrier *c = weft_carrier_self(), *further;
 
 	/* Made while this thread still is like the others: it takes this one's place. */
-	if (weft_carrier_add() || !weft_sched_retire(c))
+	if (weft_carrier_add(&further))
+		return false;
+	if (!weft_somebody_but(c) && !weft_carrier_begins(further))
+		return false;
+	if (!weft_sched_retire(c))
 		return false;
 	c->bound = f;
 	become_bound(f, c);

@@ -205,8 +205,13 @@ int weft_carrier_open(struct carrier *c)
  */
 void weft_carrier_watch(struct carrier *c)
 {
+	int before = load_relaxed(&c->stat_fd); /* of a kernel thread that has ended */
 	long fd = weft_keepers_open(load_relaxed(&c->tid), "/stat");
 
+	if (before >= 0) {
+		store_relaxed(&c->stat_fd, -1);
+		weft_sys1(SYS_close, before);
+	}
 	if (weft_sys_failed(fd))
 		return;
 	fd = move_high((int)fd);
@@ -239,6 +244,16 @@ void weft_carrier_disown(struct carrier *c)
 {
 	weft_engine_set_fd(c, -1);
 	store_relaxed(&c->event_fd, -1);
+}
+
+void weft_carrier_take_engine(struct carrier *c, struct carrier *from)
+{
+	store_release(&c->ring, from->ring);
+	store_release(&c->poller, from->poller);
+	store_release(&c->event_fd, from->event_fd);
+	from->ring = NULL;
+	from->poller = NULL;
+	from->event_fd = -1;
 }
 
 void weft_carrier_free(struct carrier *c)
@@ -347,8 +362,7 @@ void weft_carrier_enter(struct carrier *c)
 		start_tick(c);
 }
 
-/* The first carrier's thread goes back to being the program's. */
-void weft_carrier_leave(struct carrier *c)
+static void drop_timers(struct carrier *c)
 {
 	if (c->has_tick)
 		weft_sys1(SYS_timer_delete, c->tick);
@@ -356,6 +370,12 @@ void weft_carrier_leave(struct carrier *c)
 	if (c->guard_state)
 		weft_sys1(SYS_timer_delete, c->guard);
 	c->guard_state = 0;
+}
+
+/* The first carrier's thread goes back to being the program's. */
+void weft_carrier_leave(struct carrier *c)
+{
+	drop_timers(c);
 	weft_wrgsbase(0);
 }
 
@@ -408,6 +428,7 @@ int weft_carrier_spawn(struct carrier *c, void (*fn)(void *))
  */
 void weft_carrier_end(struct carrier *c)
 {
+	drop_timers(c);
 	weft_lock(&weft_rt.threads_lock);
 	store_release(&c->over, true);
 	weft_unlock(&weft_rt.threads_lock);

@@ -195,7 +195,8 @@ enum {
 	ODD_RETIRING = 4, /* there is one too many: this one goes when it can */
 	ODD_RETIRED = 8,  /* in the pool: asleep, and nobody gives it anything */
 	ODD_HELD = 16,    /* a pinned fiber is parked: runs nothing but this one */
-	ODD_AWAY = ODD_STUCK | ODD_RETIRED | ODD_HELD,
+	ODD_NEW = 32,     /* its kernel thread has not run yet */
+	ODD_AWAY = ODD_STUCK | ODD_RETIRED | ODD_HELD | ODD_NEW,
 };
 
 struct weft_ring;

@@ -80,9 +80,11 @@ static unsigned vain;                  /* ticks in a row without */
 static unsigned company_ticks;         /* left for one beside those that compute */
 static bool said_cap[2], said_failure; /* once per process */
 static unsigned failures;              /* in a row, to make a kernel thread */
+static int failed_to_begin;            /* one that was made, by this error; or 0 */
 
 struct look {
 	unsigned running, stuck, held, sleeping;
+	unsigned coming; /* those that the kernel has not run yet */
 	unsigned fresh;  /* of the stuck ones, those that were not the last time */
 	unsigned hogs;   /* of the stuck ones, those that compute */
 	unsigned busy;   /* of the running ones, those with more to do than one */
@@ -167,6 +169,19 @@ static void look_whether_slow(struct carrier *c, struct look *l)
 		l->slow |= weft_sched_has_work(c);
 }
 
+/* One that could not begin is made again when another one is wanted. */
+static void look_at_new(const struct carrier *c, struct look *l)
+{
+	int began = load_acquire(&c->began); /* [carrier-began] */
+
+	if (began < 0) {
+		failed_to_begin = began;
+		return;
+	}
+	l->coming++;
+	l->quiet = false;
+}
+
 static void look_at(struct carrier *c, struct look *l)
 {
 	int odd = load_seq_cst(&c->odd);
@@ -181,6 +196,10 @@ static void look_at(struct carrier *c, struct look *l)
 		l->held++;
 		l->queued += load_relaxed(&c->sleeping) ? weft_sched_queued(c) : 0;
 		l->waiting |= l->queued > 0;
+		return;
+	}
+	if (odd & ODD_NEW) {
+		look_at_new(c, l);
 		return;
 	}
 	if (load_seq_cst(&c->sleeping)) {
@@ -271,10 +290,25 @@ static bool has_failed_for_long(int err)
 	return failures > 1 && (err != -EAGAIN || now - since > EXEC_NS);
 }
 
-/* One carrier more that runs fibers. False when there is none to be had. */
+static void failed(int err)
+{
+	char text[21];
+
+	if (!has_failed_for_long(err) || said_failure)
+		return;
+	said_failure = true;
+	weft_log_parts("a kernel thread that should stand in for a blocked one"
+		       " cannot be made: errno ",
+		weft_format_u64(text, (uint64_t)-err), NULL);
+}
+
+/*
+ * One carrier more that will run fibers. False when there is none to be had. It is not
+ * waited for: beside many that compute the kernel runs it late.
+ */
 static bool add_one(const struct look *l)
 {
-	int err;
+	int err, before = failed_to_begin;
 
 	if (from_pool())
 		return true;
@@ -287,21 +321,17 @@ static bool add_one(const struct look *l)
 		weft_count(monitor, CAP_LIFTS);
 		say_cap(l, true);
 	}
-	err = weft_carrier_add();
-	if (!err) {
+	err = weft_carrier_add(NULL);
+	failed_to_begin = 0;
+	if (err)
+		failed(err);
+	else if (before)
+		failed(before);
+	else
 		failures = 0;
+	if (!err)
 		weft_count(monitor, COMPENSATED);
-		return true;
-	}
-	if (has_failed_for_long(err) && !said_failure) {
-		char text[21];
-
-		said_failure = true;
-		weft_log_parts("a kernel thread that should stand in for a blocked one"
-			       " cannot be made: errno ",
-			weft_format_u64(text, (uint64_t)-err), NULL);
-	}
-	return false;
+	return !err;
 }
 
 /*
@@ -401,6 +431,7 @@ static void compensate(const struct look *l)
 		left--;
 	if (!want && !none && l->running + l->sleeping >= l->wanted)
 		return; /* they look now and then */
+	left -= left < l->coming ? left : l->coming;
 	while (left && add_one(l))
 		left--;
 }
@@ -439,10 +470,10 @@ static void tick(void)
 	if (available < l.wanted) {
 		/* While some are pinned down, or compute, the others may be too few. */
 		l.waiting |= l.busy && l.held + l.stuck;
-		if (l.running && l.hogs > weft_rt.cpus)
+		if (l.running && l.hogs > weft_rt.cpus && available + l.coming < l.wanted)
 			add_one(&l);
 		/* One that went beside hogs, and these have ended. */
-		if (available + l.stuck + l.held < weft_rt.target)
+		if (available + l.coming + l.stuck + l.held < weft_rt.target)
 			from_pool();
 	}
 	if (l.waiting) {
@@ -494,10 +525,11 @@ static bool has_computed(struct carrier *c)
  */
 static void accompany(const struct carrier *c)
 {
-	if (weft_sched_wake_one(c) || last.running + last.sleeping >= 2 * weft_rt.cpus ||
-		!add_one(&last))
+	unsigned available = last.running + last.coming + last.sleeping;
+
+	if (weft_sched_wake_one(c) || available >= 2 * weft_rt.cpus || !add_one(&last))
 		return;
-	last.running++; /* until the next tick counts them */
+	last.coming++; /* until the next tick counts them */
 	company_ticks = COMPANY_TICKS;
 }
 
@@ -552,6 +584,8 @@ static bool nothing_to_watch(void)
 			continue;
 		}
 		if (load_seq_cst(&c->sleeping))
+			continue;
+		if (load_acquire(&c->began) < 0)
 			continue;
 		if (!(load_seq_cst(&c->odd) & ODD_STUCK) || weft_sched_has_work(c))
 			return false;

@@ -110,8 +110,6 @@ struct fiber *weft_ready_next(struct carrier *c);
 
 /* ---- inbox.c --------------------------------------------------------------- */
 
-/* Another carrier that does its ordinary work; NULL when there is none. */
-struct carrier *weft_somebody_but(const struct carrier *c);
 /* What others gave to `from` becomes ready on c, the calling carrier. */
 bool weft_inbox_drain(struct carrier *c, struct carrier *from);
 /* The same for fibers of c whose operation in its ring is to end. */

@@ -46,49 +46,90 @@ static void carrier_main(void *arg)
 	weft_sched_loop(c);
 }
 
-/* The same for one that is made later: whoever makes it hears whether it has an engine.
+/*
+ * The same for one that is made later, whom nobody awaits: it is listed already, as
+ * ODD_NEW. One that cannot enable its engine ends, and is made again when another one is
+ * wanted.
  */
 static void further_main(void *arg)
 {
 	struct carrier *c = arg;
 	int err = weft_fault_hits(WEFT_FAULT_ENABLE) ? -EBADF : weft_engine_enable(c);
 
+	/*
+	 * Somebody did something to its numbers, most of the time: whose they are now is
+	 * not known, and they are not closed.
+	 */
+	if (err && err != -ENOMEM)
+		weft_carrier_disown(c);
+	if (!err)
+		fetch_and_seq_cst(&c->odd, ~ODD_NEW);
 	store_release(&c->began, err ? err : 1); /* [carrier-began] */
-	weft_sys3(SYS_futex, (long)&c->began, FUTEX_WAKE_PRIVATE, 1);
-	if (err) {
-		weft_carrier_leave(c);
-		for (;;)
-			weft_sys1(SYS_exit, 0);
-	}
+	weft_sys3(SYS_futex, (long)&c->began, FUTEX_WAKE_PRIVATE, INT32_MAX);
+	if (err)
+		weft_carrier_end(c);
 	weft_engine_enter(c);
 	weft_sched_loop(c);
 }
 
-/*
- * Is its engine enabled? If not, somebody did something to its numbers, most of the time:
- * whose they are now is not known, and they are not closed.
- */
-static int await_begin(struct carrier *c)
+bool weft_carrier_begins(struct carrier *c)
 {
 	int began;
 
 	while (!(began = load_acquire(&c->began))) /* [carrier-began] */
 		weft_sys4(SYS_futex, (long)&c->began, FUTEX_WAIT_PRIVATE, 0, 0);
-	if (began > 0)
-		return 0;
-	weft_carrier_join(c);
-	if (began != -ENOMEM)
-		weft_carrier_disown(c);
-	return began;
+	return began > 0;
+}
+
+/* One that is listed and could not begin, and has left its stack. */
+static struct carrier *a_failed_one(void)
+{
+	for (unsigned i = 0; i < weft_rt.carriers; i++) {
+		struct carrier *c = weft_rt.carrier[i];
+
+		if (load_acquire(&c->began) < 0 &&
+			!load_acquire(&c->lives)) /* [carrier-began] */
+			return c;
+	}
+	return NULL;
 }
 
 /*
- * Compensation: one carrier more than there were. Runs on the monitor's thread,
- * where opening a ring and cloning may take their time.
+ * Another engine, in place of one that is not its own any more. Others may be looking at
+ * that one's memory: it is never unmapped.
  */
-int weft_carrier_add(void)
+static int open_again(struct carrier *c)
 {
-	unsigned n = weft_rt.carriers;
+	struct carrier *spare = weft_carrier_new(c->id, CARRIER_FULL);
+	int err;
+
+	if (!spare)
+		return -ENOMEM;
+	err = weft_carrier_open(spare);
+	if (!err)
+		weft_carrier_take_engine(c, spare);
+	weft_carrier_free(spare);
+	return err;
+}
+
+static int make_again(struct carrier *c)
+{
+	int err = c->began == -ENOMEM ? 0 : open_again(c);
+
+	if (err)
+		return err;
+	store_relaxed(&c->began, 0);
+	err = weft_carrier_spawn(c, further_main);
+	if (err)
+		store_release(&c->began, -ENOMEM); /* its engine is as it should be */
+	else
+		weft_carrier_watch(c);
+	return err;
+}
+
+/* It is listed before it runs: the kernel may not let it for long. */
+static int make_one(unsigned n, struct carrier **ret)
+{
 	struct carrier *c;
 	int err;
 
@@ -97,21 +138,34 @@ int weft_carrier_add(void)
 	c = weft_carrier_new(n, CARRIER_FULL);
 	if (!c)
 		return -ENOMEM;
-	weft_lock(&weft_rt.threads_lock);
-	weft_making_begin();
+	c->odd = ODD_NEW;
 	err = weft_carrier_open(c);
 	err = err ? err : weft_carrier_spawn(c, further_main);
-	err = err ? err : await_begin(c);
-	if (!err) {
-		weft_carrier_watch(c);
-		weft_count(c, ADDED);
-		weft_rt.carrier[n] = c;
-		store_release(&weft_rt.carriers, n + 1);
-	} else {
+	if (err) {
 		weft_carrier_free(c);
+		return err;
 	}
+	weft_count(c, ADDED);
+	weft_carrier_watch(c);
+	weft_rt.carrier[n] = c;
+	store_release(&weft_rt.carriers, n + 1);
+	*ret = c;
+	return 0;
+}
+
+int weft_carrier_add(struct carrier **ret)
+{
+	struct carrier *c;
+	int err;
+
+	weft_lock(&weft_rt.threads_lock);
+	weft_making_begin();
+	c = a_failed_one();
+	err = c ? make_again(c) : make_one(weft_rt.carriers, &c);
 	weft_making_end();
 	weft_unlock(&weft_rt.threads_lock);
+	if (ret)
+		*ret = c;
 	return err;
 }
 
@@ -405,7 +459,9 @@ bool weft_runtime_fd_range(int *ret_low, int *ret_high)
 		struct carrier *c = weft_rt.carrier[i];
 		int fd[3] = {c->event_fd, weft_engine_fd(c), c->stat_fd};
 
-		for (int k = 0; k < (fd[2] < 0 ? 2 : 3); k++) {
+		for (int k = 0; k < 3; k++) {
+			if (fd[k] < 0)
+				continue;
 			low = low < 0 || fd[k] < low ? fd[k] : low;
 			high = fd[k] > high ? fd[k] : high;
 		}

@@ -595,8 +595,9 @@ static void unpark(struct fiber *f, enum place place)
 			weft_balance_share(c, c->current);
 		return;
 	}
-	/* From a helper or a native thread: back to where it ran last. */
-	c = f->carrier ? f->carrier : weft_rt.carrier[f->index % weft_rt.carriers];
+	/* From a helper or a native thread: back to where it ran last. One that has just
+	 * been made need not run yet. */
+	c = f->carrier ? f->carrier : weft_rt.carrier[f->index % weft_rt.target];
 	weft_sched_post(c, f);
 }
 

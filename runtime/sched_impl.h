@@ -58,6 +58,8 @@ void weft_carrier_watch(struct carrier *c);
 void weft_carrier_close(struct carrier *c);
 /* Forgets the numbers of what may be the program's by now; the files stay open. */
 void weft_carrier_disown(struct carrier *c);
+/* c, which has disowned its own, gets what was opened for `from`. */
+void weft_carrier_take_engine(struct carrier *c, struct carrier *from);
 /* Ends its sleep. False: the calling thread does not have its descriptor. */
 bool weft_carrier_event(const struct carrier *c);
 void weft_carrier_enter(struct carrier *c);
@@ -86,10 +88,13 @@ static inline void weft_carrier_set_fs(struct carrier *c, uintptr_t v)
 	}
 }
 /*
- * One more, on the monitor's thread or a carrier. It may fail for a moment: the program
- * did something to the descriptors while they were made.
+ * One more, from the monitor's thread or a carrier: in *ret, if that is not NULL. Its
+ * kernel thread need not have run when this returns, and may find that the program did
+ * something to its descriptors while they were made; the next call makes that one again.
  */
-int weft_carrier_add(void);
+int weft_carrier_add(struct carrier **ret);
+/* Waits until it does. False: it could not. */
+bool weft_carrier_begins(struct carrier *c);
 
 /* monitor.c */
 int weft_monitor_start(void);
@@ -128,6 +133,8 @@ void weft_unpark_again(struct fiber *f); /* its answer was given */
 void weft_sched_ready(struct carrier *c, struct fiber *f); /* on c's own thread */
 
 /* inbox.c: from anywhere */
+/* Another carrier that does its ordinary work; NULL when there is none. */
+struct carrier *weft_somebody_but(const struct carrier *c);
 void weft_carrier_wake(struct carrier *c);
 void weft_sched_post(struct carrier *c, struct fiber *f);
 void weft_sched_give(struct carrier *c, struct fiber *f); /* to this one alone */

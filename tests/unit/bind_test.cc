@@ -214,7 +214,9 @@ TEST(Bind, AThreadWithADescriptorTableOfItsOwnWakesWhoSleepsThere)
 		});
 		until([&] { return unshared.load(); });
 		for (unsigned n = 1; n <= 20; n++) {
-			ASSERT_EQ(weft_carrier_add(), 0);
+			carrier *added;
+			ASSERT_EQ(weft_carrier_add(&added), 0);
+			ASSERT_TRUE(weft_carrier_begins(added));
 			std::atomic<bool> waits{false};
 
 			fibers.start_on(n, [&] {

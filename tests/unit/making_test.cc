@@ -1,6 +1,10 @@
 // runtime/making.c: weft makes descriptors, or the program closes numbers.
 #include "on_fibers.h"
 
+extern "C" {
+#include "runtime/engine.h"
+#include "runtime/keepers.h"
+}
 #include "runtime/making.h"
 
 namespace
@@ -32,7 +36,7 @@ TEST(Making, WaitsForWhoCloses)
 			weft_closing_end();
 		});
 		spin_until([&] { return closing.load(); });
-		EXPECT_EQ(weft_carrier_add(), 0);
+		EXPECT_EQ(weft_carrier_add(nullptr), 0);
 		EXPECT_TRUE(ended);
 		fibers.join();
 	});
@@ -81,10 +85,10 @@ TEST(Making, DoesNotWaitForLongForACloseThatBlocks)
 			weft_closing_end();
 		});
 		spin_until([&] { return closing.load(); });
-		EXPECT_EQ(weft_carrier_add(), 0);
+		EXPECT_EQ(weft_carrier_add(nullptr), 0);
 		/* It is known by now. */
 		for (int i = 0; i < 20; i++)
-			EXPECT_EQ(weft_carrier_add(), 0);
+			EXPECT_EQ(weft_carrier_add(nullptr), 0);
 		OK(write(fds[1], "x", 1));
 		fibers.join();
 	});
@@ -130,27 +134,105 @@ TEST(Making, ACloseThatBlocksKeepsNobodyInItsRing)
 	});
 }
 
-// Somebody closed one of its descriptors all the same.
-TEST(Making, ThatFailsLateIsTriedAgain)
+// Who makes it has others to look after.
+TEST(Making, DoesNotWaitUntilTheKernelRunsTheNewOne)
+{
+	on_runtime({2}, [] {
+		std::atomic<bool> stop{false};
+		std::vector<std::thread> spinning;
+		std::vector<carrier *> added;
+		Fibers fibers;
+		std::atomic<unsigned> ran{0};
+		int not_yet = 0;
+
+		for (unsigned i = 0; i < 8 * weft_rt.cpus; i++)
+			spinning.emplace_back(
+				[&] { spin_until([&] { return stop.load(); }); });
+		for (int i = 0; i < 10; i++) {
+			carrier *c;
+
+			ASSERT_EQ(weft_carrier_add(&c), 0);
+			not_yet += load_acquire(&c->began) == 0;
+			EXPECT_EQ(weft_rt.carrier[weft_rt.carriers - 1], c);
+			EXPECT_TRUE(weft_runtime_owns_fd(c->event_fd));
+			added.push_back(c);
+		}
+		EXPECT_GT(not_yet, 0);
+		stop = true;
+		for (auto &t : spinning)
+			t.join();
+		for (carrier *c : added) {
+			EXPECT_TRUE(weft_carrier_begins(c));
+			fibers.start_on(c->id, [&] { ran++; });
+		}
+		fibers.join();
+		EXPECT_EQ(ran, added.size());
+	});
+}
+
+// Somebody closed one of its descriptors all the same: they may be the program's.
+TEST(Making, OfOneThatCannotBeginIsTriedAgain)
 {
 	on_runtime({2}, [] {
 		unsigned n = weft_rt.carriers;
+		carrier *c, *again;
 
+		weft_fault_arm(WEFT_FAULT_ENABLE, 1);
+		ASSERT_EQ(weft_carrier_add(&c), 0);
+		EXPECT_FALSE(weft_carrier_begins(c));
+		EXPECT_EQ(weft_engine_fd(c), -1);
+		EXPECT_EQ(c->event_fd, -1);
 		for (int i = 0; i < 3; i++) {
+			spin_until([&] { return !load_acquire(&c->lives); });
 			weft_fault_arm(WEFT_FAULT_ENABLE, 1);
-			EXPECT_EQ(weft_carrier_add(), -EBADF);
-			EXPECT_EQ(weft_rt.carriers, n);
+			ASSERT_EQ(weft_carrier_add(&again), 0);
+			EXPECT_EQ(again, c);
+			EXPECT_FALSE(weft_carrier_begins(c));
+			EXPECT_EQ(weft_rt.carriers, n + 1);
 		}
+		spin_until([&] { return !load_acquire(&c->lives); });
 		for (; n < 5; n++) {
 			Fibers fibers;
 			std::atomic<bool> ran{false};
 
-			ASSERT_EQ(weft_carrier_add(), 0);
+			ASSERT_EQ(weft_carrier_add(&c), 0);
+			ASSERT_TRUE(weft_carrier_begins(c));
 			EXPECT_EQ(weft_rt.carriers, n + 1);
+			EXPECT_EQ(weft_keepers_state(c) != 0, true);
 			fibers.start_on(n, [&] { ran = true; });
 			fibers.join();
 			EXPECT_TRUE(ran);
 		}
+	});
+}
+
+// … nor can its kernel thread be made.
+TEST(Making, OfOneThatCannotBeginMayFailAsWell)
+{
+	on_runtime({2}, [] {
+		unsigned n = weft_rt.carriers;
+		Fibers fibers;
+		std::atomic<bool> ran{false};
+		carrier *c;
+
+		weft_fault_arm(WEFT_FAULT_ENABLE, 1);
+		ASSERT_EQ(weft_carrier_add(&c), 0);
+		EXPECT_FALSE(weft_carrier_begins(c));
+		spin_until([&] { return !load_acquire(&c->lives); });
+		for (int i = 0; i < 2; i++) {
+			weft_fault_arm(WEFT_FAULT_CLONE, 1);
+			EXPECT_EQ(weft_carrier_add(nullptr), -EAGAIN);
+			EXPECT_LT(load_relaxed(&c->began), 0);
+		}
+		std::set<std::string> had = names_in("/proc/self/fd");
+		ASSERT_EQ(weft_carrier_add(nullptr), 0);
+		EXPECT_TRUE(weft_carrier_begins(c));
+		EXPECT_LE(names_in("/proc/self/fd").size(), had.size() + 1)
+			<< "its engine was there already";
+		EXPECT_EQ(weft_rt.carriers, n + 1);
+		fibers.start_on(c->id, [&] { ran = true; });
+		fibers.join();
+		EXPECT_TRUE(ran);
 	});
 }
 

@@ -258,6 +258,8 @@ struct carrier {
 	uint64_t room_at, room_cpu; /* (monitor) when hogs.c looked, and its CPU clock */
 	bool in_the_way; /* (monitor) it had the CPU while another one could have run */
 	int pause_due;   /* (a) … and is kicked to leave it that */
+	bool hog;        /* (monitor) stuck, and it computes */
+	int awaits_turn; /* (a) … like others, of which one for each CPU runs */
 	uint64_t stuck_since;    /* (timers.lock) */
 	uint64_t stuck_cpu;      /* (monitor) its kernel thread's CPU clock then */
 	uint64_t cpu_sampled_at; /* (o) its kernel thread's CPU clock at the last tick */

@@ -64,6 +64,8 @@ enum {
 	BURST_TICKS = 3,      /* without a newcomer that got stuck before that is over */
 	RETIRING_SHARE = 8,   /* of a surplus: one in so many goes at once */
 	HOGS_LOOKED_AT = 256, /* stuck ones whose CPU clock is read; each a system call */
+	TWO_SLICES_NS = 5000000,
+	ASKED_AFTER = 8, /* of many stuck ones, at each tick, whether they compute */
 	EXEC_NS = 1000000000,
 	MONITOR_ID = 2001,
 };
@@ -87,6 +89,7 @@ struct look {
 	unsigned coming; /* those that the kernel has not run yet */
 	unsigned fresh;  /* of the stuck ones, those that were not the last time */
 	unsigned hogs;   /* of the stuck ones, those that compute */
+	unsigned asked;  /* … whose state was read to tell that */
 	unsigned busy;   /* of the running ones, those with more to do than one */
 	unsigned queued; /* lengths of the stuck ones' queues */
 	unsigned ready;  /* … and of the running ones' */
@@ -117,24 +120,34 @@ static bool has_got_stuck(struct carrier *c)
 	}
 	weft_unlock(&c->timers.lock);
 	if (stuck) {
+		c->hog = false;
 		c->stuck_cpu = weft_cpu_clock(c);
 		weft_count(monitor, STUCK);
 	}
 	return stuck;
 }
 
-/* It uses the CPU, and does not wait for something that weft does not see. */
-static bool is_hog(const struct carrier *c)
+/*
+ * It uses the CPU, and does not wait for something that weft does not see. One of many
+ * has only a small part of it: it has had two slices, and wants more.
+ */
+static bool is_hog(const struct carrier *c, unsigned *asked)
 {
 	uint64_t stuck = weft_now_ns() - c->stuck_since;
+	uint64_t had = weft_cpu_clock(c) - c->stuck_cpu;
 
-	return (weft_cpu_clock(c) - c->stuck_cpu) * 8 > stuck;
+	if (had * 8 > stuck)
+		return true;
+	return had >= TWO_SLICES_NS && (*asked)++ < ASKED_AFTER &&
+	       weft_keepers_state(c) == 'R';
 }
 
 static void look_at_stuck(struct carrier *c, struct look *l)
 {
 	l->stuck++;
-	if (l->stuck <= HOGS_LOOKED_AT && is_hog(c)) {
+	c->hog = l->stuck <= HOGS_LOOKED_AT &&
+		 ((c->hog && weft_hogs_by_turns()) || is_hog(c, &l->asked));
+	if (c->hog) {
 		l->hogs++;
 		weft_express_saw(c);
 	}
@@ -351,14 +364,15 @@ static bool add_one(const struct look *l)
 static unsigned company(const struct look *l)
 {
 	unsigned target = weft_rt.target, most = 8 * weft_rt.cpus;
+	bool one_each = l->hogs == weft_rt.cpus || weft_hogs_by_turns();
 
-	if (l->hogs != weft_rt.cpus) {
+	if (!one_each) {
 		beside = 1;
 		busy = 0;
 	}
 	if (l->hogs < weft_rt.cpus)
 		return target;
-	if (l->hogs > weft_rt.cpus) {
+	if (!one_each) {
 		most = most < 2 * l->hogs ? most : 2 * l->hogs;
 		return most > target ? most : target;
 	}
@@ -391,7 +405,7 @@ static unsigned worth_company(const struct look *l)
 		if (!(load_relaxed(&c->odd) & ODD_STUCK))
 			continue;
 		state = weft_keepers_state(c);
-		if (state == 'R')
+		if (state == 'R' || load_relaxed(&c->awaits_turn))
 			n += weft_cpu_clock(c) - c->stuck_cpu >= COMPUTED_NS;
 		else
 			n += state != 'D';
@@ -721,5 +735,6 @@ void weft_monitor_forget(void)
 {
 	monitor = NULL;
 	weft_monitor_asleep = 0;
+	weft_hogs_forget();
 	weft_express_close();
 }

@@ -93,7 +93,7 @@ void weft_sched_called(struct carrier *c)
 {
 	struct fiber *f = c->current;
 	bool stuck = load_relaxed(&c->odd) & ODD_STUCK;
-	bool pause = xchg_seq_cst(&c->pause_due, 0);
+	int pause = xchg_seq_cst(&c->pause_due, 0);
 
 	if (!f || c->kind != CARRIER_FULL || !(stuck || load_relaxed(&c->look_due)))
 		return;
@@ -115,7 +115,7 @@ void weft_sched_called(struct carrier *c)
 	if (weft_sched_queued(c) && !weft_sched_wake_one(c))
 		weft_monitor_wake();
 	if (pause)
-		weft_hogs_pause();
+		weft_hogs_pause(c, pause);
 }
 
 /*

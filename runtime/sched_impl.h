@@ -157,7 +157,9 @@ void weft_express_close(void);
 void weft_hogs_tick(unsigned hogs);
 bool weft_hogs_watched(void); /* every millisecond */
 void weft_hogs_make_room(struct carrier *monitor);
-void weft_hogs_pause(void);
+void weft_hogs_forget(void);   /* in a fork child */
+bool weft_hogs_by_turns(void); /* one for each CPU runs at a time */
+void weft_hogs_pause(struct carrier *c, int how);
 
 /* crowd.c: leaves the CPU to others, before another request is begun. */
 void weft_crowd_make_room(struct carrier *c);

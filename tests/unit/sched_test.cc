@@ -1739,6 +1739,81 @@ TEST(Stuck, AHogLeavesTheOnlyCpuToThoseWhoCouldRun)
 	});
 }
 
+unsigned awaiting_turns()
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < weft_rt.carriers; i++)
+		n += load_relaxed(&weft_rt.carrier[i]->awaits_turn);
+	return n;
+}
+
+// All get on, also beside others; one that ends makes room for the next. When there are
+// no others they all run as the kernel lets them.
+TEST(Stuck, HogsTakeTurns)
+{
+	OneCpu here;
+
+	on_runtime({2, false, false, false, true}, [] {
+		enum { HOGS = 4 };
+		const uint64_t give_up = in_ms(20000);
+		std::atomic<uint64_t> did[HOGS] = {};
+		std::atomic<int> stop{0};
+		std::atomic<bool> others_stop{false};
+		Fibers fibers, others;
+		auto all_get_on = [&] {
+			uint64_t before[HOGS];
+
+			std::copy(did, did + HOGS, before);
+			for (int i = 0; i < HOGS; i++)
+				while (did[i] == before[i] && weft_now_ns() < give_up)
+					weft_sleep_until(in_ms(1));
+			EXPECT_LT(weft_now_ns(), give_up);
+		};
+
+		for (int i = 0; i < HOGS; i++)
+			fibers.start([&, i] {
+				OwnCode here;
+				while (stop <= i)
+					did[i]++;
+			});
+		/* Many: where there is one alone each yield leaves the CPU to the kernel.
+		 */
+		for (int i = 0; i < 40; i++)
+			others.start([&] {
+				while (!others_stop)
+					weft_yield();
+			});
+		while (awaiting_turns() < HOGS - 1 && weft_now_ns() < give_up)
+			weft_sleep_until(in_ms(1));
+		for (int i = 0; i < 3; i++)
+			all_get_on();
+		stop = 1;
+		while (awaiting_turns() != HOGS - 2 && weft_now_ns() < give_up)
+			weft_sleep_until(in_ms(1));
+		EXPECT_LT(weft_now_ns(), give_up) << awaiting_turns() << " wait";
+		others_stop = true;
+		others.join();
+		while (awaiting_turns() && weft_now_ns() < give_up)
+			weft_sleep_until(in_ms(1));
+		EXPECT_LT(weft_now_ns(), give_up) << awaiting_turns() << " wait";
+		stop = HOGS;
+		fibers.join();
+	});
+}
+
+// … nor does one wait for a turn that nobody gives.
+TEST(Stuck, AHogThatIsForgottenGoesOn)
+{
+	on_runtime({2}, [] {
+		carrier *c = weft_carrier_self();
+
+		store_relaxed(&c->awaits_turn, 1);
+		weft_hogs_pause(c, 2);
+		EXPECT_EQ(load_relaxed(&c->awaits_turn), 0);
+	});
+}
+
 // ---- claims
 
 // A parked fiber that anybody may try to wake.

@@ -487,17 +487,19 @@ long sys_epoll_pwait2(struct weft_call *c)
 /* ---- descriptors ---------------------------------------------------------- */
 
 /*
- * A number is closed, or gets another file, while weft makes no descriptors: with `r`
+ * `number` is closed, or gets another file, while weft makes no descriptors: with `r`
  * instead of a call, or here. (A native thread's is made by the thunk: it may be
  * cancelled there.) An interrupted close has closed.
  */
-static long close_it(struct weft_call *c, bool begun, long r)
+static long close_it(struct weft_call *c, bool begun, unsigned number, long r)
 {
 	if (!begun)
 		return r;
-	if (r == WEFT_RAW)
+	if (r == WEFT_RAW) {
 		r = weft_closing_call(
 			(long)c->regs->rax, (long)ARG1(c), (long)ARG2(c), (long)ARG3(c));
+		weft_io_closed(number, number);
+	}
 	weft_closing_end();
 	c->once = true;
 	return r;
@@ -510,9 +512,9 @@ long sys_close(struct weft_call *c)
 	bool begun = weft_closing_begin();
 
 	if (weft_runtime_owns_fd((int)ARG1(c)))
-		return close_it(c, begun, -EBADF);
+		return close_it(c, begun, (unsigned)ARG1(c), -EBADF);
 	weft_io_closing((unsigned)ARG1(c), (unsigned)ARG1(c));
-	return close_it(c, begun, WEFT_RAW);
+	return close_it(c, begun, (unsigned)ARG1(c), WEFT_RAW);
 }
 
 long sys_dup2(struct weft_call *c)
@@ -520,13 +522,13 @@ long sys_dup2(struct weft_call *c)
 	bool begun = weft_closing_begin();
 
 	if (weft_runtime_owns_fd((int)ARG1(c)))
-		return close_it(c, begun, -EBADF);
+		return close_it(c, begun, (unsigned)ARG2(c), -EBADF);
 	/* Natively that number is free: weft moves out of the way. */
 	if (weft_runtime_owns_fd((int)ARG2(c)) && weft_runtime_move_fd((int)ARG2(c)))
-		return close_it(c, begun, -EMFILE);
+		return close_it(c, begun, (unsigned)ARG2(c), -EMFILE);
 	if (ARG1(c) != ARG2(c))
 		weft_io_closing((unsigned)ARG2(c), (unsigned)ARG2(c));
-	return close_it(c, begun, WEFT_RAW);
+	return close_it(c, begun, (unsigned)ARG2(c), WEFT_RAW);
 }
 
 /* The range without weft's own descriptors, piece by piece. */
@@ -558,6 +560,7 @@ static long close_range_but(struct weft_call *c)
 				end++;
 		r = weft_closing_call(
 			SYS_close_range, (long)at, (long)end, (long)ARG3(c));
+		weft_io_closed((unsigned)at, (unsigned)end);
 		at = end + 1;
 	}
 	return r;
@@ -567,7 +570,7 @@ long sys_close_range(struct weft_call *c)
 {
 	bool begun = weft_closing_begin();
 
-	return close_it(c, begun, close_range_but(c));
+	return close_it(c, begun, 0, close_range_but(c));
 }
 
 /*

@@ -494,3 +494,24 @@ void weft_io_closing(unsigned first, unsigned last)
 	if (weft_on_epoll())
 		weft_poller_closing(first, last);
 }
+
+/*
+ * The set holds no file. Who looked whether somebody waits for a number found nobody, and
+ * closes it after somebody has begun to: the file is gone, and with it what would wake
+ * that one up. Its call began while the number was closed: it hears EBADF, or waits for
+ * the number's next file.
+ *
+ *     waits                           closes
+ *     busy++                          busy? nobody
+ *     into the set                    close
+ *                (seq_cst)  [busy-closed]
+ *     waits                           busy? into the set again
+ */
+void weft_io_closed(unsigned first, unsigned last)
+{
+	if (!weft_on_epoll())
+		return;
+	if (first == last && first < TABLE && likely(!load_seq_cst(&busy[first])))
+		return;
+	weft_poller_closed(first, last);
+}

@@ -104,6 +104,8 @@ void weft_poller_abort(struct carrier *c, struct fiber *f);
 void weft_poller_moved(struct fiber *f, int fd, int to);
 /* The same for fibers that wait for several: they get numbers of their own. */
 void weft_poller_closing(unsigned first, unsigned last);
+/* They are closed: whoever began to wait meanwhile looks at what they mean now. */
+void weft_poller_closed(unsigned first, unsigned last);
 bool weft_poller_pending(const struct weft_poller *p);
 bool weft_poller_reap(struct carrier *c);
 void weft_poller_flush(struct carrier *c);

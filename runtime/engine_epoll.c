@@ -375,6 +375,46 @@ void weft_poller_closing(unsigned first, unsigned last)
 	}
 }
 
+/* Looks again for those of [first, last] that have the numbers' files of now. */
+static bool arm_again(struct weft_poller *p, unsigned first, unsigned last)
+{
+	struct poll_waiter *w;
+	bool ended = false;
+
+	for (unsigned i = 0; i < p->buckets; i++) {
+		if (first == last && &p->bucket[i] != bucket_of(p, (int)first))
+			continue;
+		for (w = p->bucket[i]; w;) {
+			bool in = (unsigned)w->fd >= first && (unsigned)w->fd <= last;
+			long r = in && !w->moved ? arm(p, w->fd) : 0;
+
+			if (!r) {
+				w = w->next;
+				continue;
+			}
+			end(p, w->fiber,
+				r == -EPERM ? (int)(w->events & ALWAYS_READY) : r);
+			ended = true;
+			w = p->bucket[i]; /* it may have had several here */
+		}
+	}
+	return ended;
+}
+
+void weft_poller_closed(unsigned first, unsigned last)
+{
+	for (unsigned i = 0; i < load_acquire(&weft_rt.carriers); i++) {
+		struct carrier *c = weft_rt.carrier[i];
+		bool ended;
+
+		weft_lock(&c->poller->lock);
+		ended = arm_again(c->poller, first, last);
+		weft_unlock(&c->poller->lock);
+		if (ended)
+			weft_carrier_wake(c);
+	}
+}
+
 /* ---- reaping -------------------------------------------------------------- */
 
 bool weft_poller_pending(const struct weft_poller *p)

@@ -90,6 +90,8 @@ long weft_io_epoll_wait(int epfd, void *events, int max, uint64_t deadline_ns);
 
 /* The numbers first..last are about to be closed, or to mean another file. */
 void weft_io_closing(unsigned first, unsigned last);
+/* … and they do now. */
+void weft_io_closed(unsigned first, unsigned last);
 /* SO_RCVTIMEO, SO_SNDTIMEO or SO_RCVLOWAT may be set on some socket from now on. */
 void weft_io_expect_timeouts(void);
 /* Looks at the descriptors that exist already; see above. */

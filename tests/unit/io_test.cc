@@ -1524,6 +1524,48 @@ void close_as_the_program_does(int fd)
 {
 	weft_io_closing((unsigned)fd, (unsigned)fd);
 	OK(close(fd));
+	weft_io_closed((unsigned)fd, (unsigned)fd);
+}
+
+// Whoever closes found nobody who waits, and somebody began to just before the call. The
+// epoll set holds no file: there is nothing any more that would wake that one up.
+void close_too_late_to_tell(bool replaced)
+{
+	Config config = {1};
+
+	config.engine = WEFT_ENGINE_EPOLL;
+	on_runtime(config, [replaced] {
+		Pair p, next;
+		Fibers fibers;
+		char c = 0;
+		long r = 0;
+		struct fiber *f = fibers.start([&] { r = do_recv(p.in(), &c, 1); });
+		const int fd = p.in();
+
+		until([&] { return is_parked(f, WEFT_REASON_READ); });
+		if (replaced)
+			OK(dup2(next.in(), fd));
+		else
+			OK(close(fd));
+		weft_io_closed((unsigned)fd, (unsigned)fd);
+		if (replaced)
+			do_send(next.out(), "n", 1);
+		fibers.join();
+		EXPECT_EQ(r, replaced ? 1 : -EBADF);
+		EXPECT_EQ(c, replaced ? 'n' : 0);
+		if (!replaced)
+			p.fd[0] = -1;
+	});
+}
+
+TEST(Closing, WhoBeganToWaitMeanwhileHearsOfIt)
+{
+	close_too_late_to_tell(false);
+}
+
+TEST(Closing, WhoBeganToWaitMeanwhileWaitsForTheNextFile)
+{
+	close_too_late_to_tell(true);
 }
 
 TEST(Closing, AWaitingReadStaysWithItsFile)

@@ -486,23 +486,31 @@ long sys_epoll_pwait2(struct weft_call *c)
 
 /* ---- descriptors ---------------------------------------------------------- */
 
-/*
- * `number` is closed, or gets another file, while weft makes no descriptors: with `r`
- * instead of a call, or here. (A native thread's is made by the thunk: it may be
- * cancelled there.) An interrupted close has closed.
- */
-static long close_it(struct weft_call *c, bool begun, unsigned number, long r)
+/* Instead of the call, or after it was made here. */
+static long end_closing(struct weft_call *c, bool begun, long r)
 {
 	if (!begun)
 		return r;
-	if (r == WEFT_RAW) {
-		r = weft_closing_call(
-			(long)c->regs->rax, (long)ARG1(c), (long)ARG2(c), (long)ARG3(c));
-		weft_io_closed(number, number);
-	}
 	weft_closing_end();
 	c->once = true;
 	return r;
+}
+
+/*
+ * The numbers first..last are closed, or get other files, while weft makes no
+ * descriptors. (A native thread's call is made by the thunk: it may be cancelled there.)
+ * An interrupted close has closed.
+ */
+static long close_them(struct weft_call *c, bool begun, unsigned first, unsigned last)
+{
+	long r;
+
+	if (!begun)
+		return WEFT_RAW;
+	r = weft_closing_call(
+		(long)c->regs->rax, (long)ARG1(c), (long)ARG2(c), (long)ARG3(c));
+	weft_io_closed(first, last);
+	return end_closing(c, begun, r);
 }
 
 /* weft's own descriptors do not exist for the program, also when it closes every number.
@@ -512,9 +520,9 @@ long sys_close(struct weft_call *c)
 	bool begun = weft_closing_begin();
 
 	if (weft_runtime_owns_fd((int)ARG1(c)))
-		return close_it(c, begun, (unsigned)ARG1(c), -EBADF);
+		return end_closing(c, begun, -EBADF);
 	weft_io_closing((unsigned)ARG1(c), (unsigned)ARG1(c));
-	return close_it(c, begun, (unsigned)ARG1(c), WEFT_RAW);
+	return close_them(c, begun, (unsigned)ARG1(c), (unsigned)ARG1(c));
 }
 
 long sys_dup2(struct weft_call *c)
@@ -522,13 +530,13 @@ long sys_dup2(struct weft_call *c)
 	bool begun = weft_closing_begin();
 
 	if (weft_runtime_owns_fd((int)ARG1(c)))
-		return close_it(c, begun, (unsigned)ARG2(c), -EBADF);
+		return end_closing(c, begun, -EBADF);
 	/* Natively that number is free: weft moves out of the way. */
 	if (weft_runtime_owns_fd((int)ARG2(c)) && weft_runtime_move_fd((int)ARG2(c)))
-		return close_it(c, begun, (unsigned)ARG2(c), -EMFILE);
+		return end_closing(c, begun, -EMFILE);
 	if (ARG1(c) != ARG2(c))
 		weft_io_closing((unsigned)ARG2(c), (unsigned)ARG2(c));
-	return close_it(c, begun, (unsigned)ARG2(c), WEFT_RAW);
+	return close_them(c, begun, (unsigned)ARG2(c), (unsigned)ARG2(c));
 }
 
 /* The range without weft's own descriptors, piece by piece. */
@@ -569,8 +577,11 @@ static long close_range_but(struct weft_call *c)
 long sys_close_range(struct weft_call *c)
 {
 	bool begun = weft_closing_begin();
+	long r = close_range_but(c);
 
-	return close_it(c, begun, 0, close_range_but(c));
+	if (r == WEFT_RAW)
+		return close_them(c, begun, (unsigned)ARG1(c), (unsigned)ARG2(c));
+	return end_closing(c, begun, r);
 }
 
 /*

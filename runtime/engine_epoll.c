@@ -245,12 +245,20 @@ static long arm(struct weft_poller *p, int fd)
 	return r;
 }
 
+/* The same for w: 0, or the result of its wait when it is there already. */
+static long arm_for(struct weft_poller *p, const struct poll_waiter *w)
+{
+	long r = arm(p, w->fd);
+
+	/* A regular file, or another that makes nobody wait. */
+	return r == -EPERM ? (int)(w->events & ALWAYS_READY) : r;
+}
+
 /* ---- adding --------------------------------------------------------------- */
 
 static long add(struct weft_poller *p, struct fiber *f, int fd, unsigned events)
 {
 	struct poll_waiter *w = take(p);
-	long r;
 
 	if (!w)
 		return -ENOMEM;
@@ -263,11 +271,7 @@ static long add(struct weft_poller *p, struct fiber *f, int fd, unsigned events)
 	f->io_waiters = w;
 	link_in(p, w);
 	store_relaxed(&p->count, p->count + 1);
-	r = arm(p, fd);
-	if (r != -EPERM)
-		return r;
-	/* A regular file, or another that makes nobody wait. */
-	return (int)(events & ALWAYS_READY);
+	return arm_for(p, w);
 }
 
 long weft_poller_add(struct carrier *c, struct fiber *f, int fd, unsigned events)
@@ -335,15 +339,26 @@ void weft_poller_moved(struct fiber *f, int fd, int to)
 	}
 }
 
+/* How many buckets the numbers are in, beginning with that of the first. */
+static unsigned buckets_of(const struct weft_poller *p, unsigned first, unsigned last)
+{
+	return last - first < p->buckets ? last - first + 1 : p->buckets;
+}
+
+/* Does it wait for such a number, as the program gave it? */
+static bool is_of(const struct poll_waiter *w, unsigned first, unsigned last)
+{
+	return (unsigned)w->fd >= first && (unsigned)w->fd <= last && !w->moved;
+}
+
 static struct poll_waiter *first_in(struct weft_poller *p, unsigned first, unsigned last)
 {
-	unsigned n = last - first < p->buckets ? last - first + 1 : p->buckets;
+	unsigned n = buckets_of(p, first, last);
 
 	for (unsigned i = 0; i < n; i++)
 		for (struct poll_waiter *w = *bucket_of(p, (int)(first + i)); w;
 			w = w->next)
-			if ((unsigned)w->fd >= first && (unsigned)w->fd <= last &&
-				!w->moved)
+			if (is_of(w, first, last))
 				return w;
 	return NULL;
 }
@@ -378,24 +393,22 @@ void weft_poller_closing(unsigned first, unsigned last)
 /* Looks again for those of [first, last] that have the numbers' files of now. */
 static bool arm_again(struct weft_poller *p, unsigned first, unsigned last)
 {
-	struct poll_waiter *w;
+	unsigned n = buckets_of(p, first, last);
 	bool ended = false;
 
-	for (unsigned i = 0; i < p->buckets; i++) {
-		if (first == last && &p->bucket[i] != bucket_of(p, (int)first))
-			continue;
-		for (w = p->bucket[i]; w;) {
-			bool in = (unsigned)w->fd >= first && (unsigned)w->fd <= last;
-			long r = in && !w->moved ? arm(p, w->fd) : 0;
+	for (unsigned i = 0; i < n; i++) {
+		struct poll_waiter **bucket = bucket_of(p, (int)(first + i)), *w;
+
+		for (w = *bucket; w;) {
+			long r = is_of(w, first, last) ? arm_for(p, w) : 0;
 
 			if (!r) {
 				w = w->next;
 				continue;
 			}
-			end(p, w->fiber,
-				r == -EPERM ? (int)(w->events & ALWAYS_READY) : r);
+			end(p, w->fiber, r);
 			ended = true;
-			w = p->bucket[i]; /* it may have had several here */
+			w = *bucket; /* it may have had several here */
 		}
 	}
 	return ended;

@@ -257,7 +257,7 @@ struct carrier {
 	uint64_t glanced_at, glanced_cpu; /* (monitor) at its last glance */
 	uint64_t room_at, room_cpu; /* (monitor) when hogs.c looked, and its CPU clock */
 	bool in_the_way; /* (monitor) it had the CPU while another one could have run */
-	int pause_due;   /* (a) … and is kicked to leave it that */
+	int pause_due;   /* (a) … and is kicked to leave it that: enum weft_pause */
 	bool hog;        /* (monitor) stuck, and it computes */
 	int awaits_turn; /* (a) … like others, of which one for each CPU runs */
 	uint64_t stuck_since;    /* (timers.lock) */

@@ -47,8 +47,6 @@ enum {
 	FORGOTTEN_NS = 500000000, /* by a monitor that is not let run */
 };
 
-enum { PAUSE_BRIEFLY = 1, PAUSE_UNTIL_TURN };
-
 /* (monitor) */
 static uint64_t looked_at; /* when it did last */
 static uint64_t turns;     /* that all fibers have had by its last tick */
@@ -71,7 +69,7 @@ static bool is_hog(const struct carrier *c)
 	return c->hog && load_seq_cst(&c->odd) & ODD_STUCK;
 }
 
-static void kick_to_pause(struct carrier *c, int how)
+static void kick_to_pause(struct carrier *c, enum weft_pause how)
 {
 	store_seq_cst(&c->pause_due, how);
 	store_seq_cst(&c->called, 1);
@@ -90,7 +88,7 @@ static void let_wait(struct carrier *c, struct carrier *monitor)
 		return;
 	weft_count(monitor, PAUSES);
 	store_seq_cst(&c->awaits_turn, 1);
-	kick_to_pause(c, PAUSE_UNTIL_TURN);
+	kick_to_pause(c, WEFT_PAUSE_UNTIL_TURN);
 }
 
 /* Those that come next in the table run, one for each CPU. */
@@ -102,16 +100,18 @@ static void next_turn(struct carrier *monitor)
 	for (unsigned i = 0; i < n; i++) {
 		struct carrier *c = weft_rt.carrier[(first + i) % n];
 
-		hogs += is_hog(c);
-		if (is_hog(c) && !left) {
+		if (!is_hog(c)) {
+			let_run(c);
+			continue;
+		}
+		hogs++;
+		if (!left) {
 			let_wait(c, monitor);
 			continue;
 		}
 		let_run(c);
-		if (is_hog(c)) {
-			last_turn = c->id;
-			left--;
-		}
+		last_turn = c->id;
+		left--;
 	}
 	turn_looks = hogs ? ROUND_LOOKS * weft_rt.cpus / hogs : 0;
 	if (turn_looks < TURN_LOOKS)
@@ -215,7 +215,7 @@ void weft_hogs_make_room(struct carrier *monitor)
 		if (!c->in_the_way || load_relaxed(&c->awaits_turn) || !runs_or_could(c))
 			continue;
 		weft_count(monitor, PAUSES);
-		kick_to_pause(c, PAUSE_BRIEFLY);
+		kick_to_pause(c, WEFT_PAUSE_BRIEFLY);
 	}
 }
 
@@ -243,9 +243,9 @@ static void yield(void)
 	} while (now - before > ALONE_NS && now - begin < PAUSE_NS);
 }
 
-void weft_hogs_pause(struct carrier *c, int how)
+void weft_hogs_pause(struct carrier *c, enum weft_pause how)
 {
-	if (how == PAUSE_UNTIL_TURN)
+	if (how == WEFT_PAUSE_UNTIL_TURN)
 		await_turn(c);
 	else
 		yield();

@@ -321,7 +321,7 @@ static void failed(int err)
  */
 static bool add_one(const struct look *l)
 {
-	int err, before = failed_to_begin;
+	int err, failure;
 
 	if (from_pool())
 		return true;
@@ -335,11 +335,10 @@ static bool add_one(const struct look *l)
 		say_cap(l, true);
 	}
 	err = weft_carrier_add(NULL);
+	failure = err ? err : failed_to_begin;
 	failed_to_begin = 0;
-	if (err)
-		failed(err);
-	else if (before)
-		failed(before);
+	if (failure)
+		failed(failure);
 	else
 		failures = 0;
 	if (!err)

@@ -115,7 +115,7 @@ void weft_sched_called(struct carrier *c)
 	if (weft_sched_queued(c) && !weft_sched_wake_one(c))
 		weft_monitor_wake();
 	if (pause)
-		weft_hogs_pause(c, pause);
+		weft_hogs_pause(c, (enum weft_pause)pause);
 }
 
 /*

@@ -153,13 +153,15 @@ void weft_express_saw(struct carrier *c);
 void weft_express_open(void);
 void weft_express_close(void);
 
-/* hogs.c: the monitor's, with the number of hogs; … and its counters; in its kick. */
+/* hogs.c: from the monitor, at each tick, … */
 void weft_hogs_tick(unsigned hogs);
-bool weft_hogs_watched(void); /* every millisecond */
-void weft_hogs_make_room(struct carrier *monitor);
-void weft_hogs_forget(void);   /* in a fork child */
+bool weft_hogs_watched(void);  /* make_room() is wanted every millisecond */
 bool weft_hogs_by_turns(void); /* one for each CPU runs at a time */
-void weft_hogs_pause(struct carrier *c, int how);
+void weft_hogs_make_room(struct carrier *monitor);
+void weft_hogs_forget(void); /* in a fork child */
+/* … and on c, in the handler of its kick: carrier.pause_due. */
+enum weft_pause { WEFT_PAUSE_BRIEFLY = 1, WEFT_PAUSE_UNTIL_TURN };
+void weft_hogs_pause(struct carrier *c, enum weft_pause how);
 
 /* crowd.c: leaves the CPU to others, before another request is begun. */
 void weft_crowd_make_room(struct carrier *c);

@@ -1529,12 +1529,12 @@ void close_as_the_program_does(int fd)
 
 // Whoever closes found nobody who waits, and somebody began to just before the call. The
 // epoll set holds no file: there is nothing any more that would wake that one up.
-void close_too_late_to_tell(bool replaced)
+void close_too_late_to_tell(bool replaced, unsigned beside = 0)
 {
 	Config config = {1};
 
 	config.engine = WEFT_ENGINE_EPOLL;
-	on_runtime(config, [replaced] {
+	on_runtime(config, [replaced, beside] {
 		Pair p, next;
 		Fibers fibers;
 		char c = 0;
@@ -1547,7 +1547,8 @@ void close_too_late_to_tell(bool replaced)
 			OK(dup2(next.in(), fd));
 		else
 			OK(close(fd));
-		weft_io_closed((unsigned)fd, (unsigned)fd);
+		weft_io_closed((unsigned)fd - std::min((unsigned)fd, beside),
+			(unsigned)fd + beside);
 		if (replaced)
 			do_send(next.out(), "n", 1);
 		fibers.join();
@@ -1561,6 +1562,12 @@ void close_too_late_to_tell(bool replaced)
 TEST(Closing, WhoBeganToWaitMeanwhileHearsOfIt)
 {
 	close_too_late_to_tell(false);
+}
+
+TEST(Closing, WhoBeganToWaitForOneOfManyHearsOfIt)
+{
+	close_too_late_to_tell(false, 1);
+	close_too_late_to_tell(false, 1000);
 }
 
 TEST(Closing, WhoBeganToWaitMeanwhileWaitsForTheNextFile)

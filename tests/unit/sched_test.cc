@@ -1809,7 +1809,7 @@ TEST(Stuck, AHogThatIsForgottenGoesOn)
 		carrier *c = weft_carrier_self();
 
 		store_relaxed(&c->awaits_turn, 1);
-		weft_hogs_pause(c, 2);
+		weft_hogs_pause(c, WEFT_PAUSE_UNTIL_TURN);
 		EXPECT_EQ(load_relaxed(&c->awaits_turn), 0);
 	});
 }
